@@ -1,0 +1,1 @@
+"""The built-in drivers. They are found through entry points, like everybody else's."""

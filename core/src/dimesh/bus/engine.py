@@ -1,0 +1,422 @@
+"""The event bus: one engine over any backend. All semantics live here and in this package."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+
+from dimesh.bus import headers as h
+from dimesh.bus.deadletter import Failure, dead_letter
+from dimesh.bus.handler import EventHandler, Middleware, as_handler
+from dimesh.bus.observer import BusObserver
+from dimesh.bus.options import SubscriptionOptions, SubscriptionStats
+from dimesh.bus.receipt import Receipt
+from dimesh.bus.requests import Requests, reply_to
+from dimesh.bus.schemas import SchemaGate, ValidatorSource
+from dimesh.bus.subscription import Subscription
+from dimesh.capabilities import Capabilities, Capability
+from dimesh.clock import Clock, SystemClock
+from dimesh.errors import (
+    BusClosedError,
+    ConfigurationError,
+    DimeshError,
+    EventError,
+    NotOfferedError,
+)
+from dimesh.events.event import Event
+from dimesh.events.ids import new_event_id
+from dimesh.events.names import check_group, check_topic
+from dimesh.events.topics import DEAD_LETTER_SUFFIX, dead_letter_topic
+from dimesh.spi.bus import DEFAULT_TIMEOUT, BusBackend, Delivery, Record, Start, StartAt
+
+log = logging.getLogger("dimesh.bus")
+
+DRAIN_TIMEOUT: Final = 10.0
+
+
+def sender_key(event: Event) -> str:
+    """The default ordering rule: one sending agent's events stay in order."""
+    return event.metadata.ordering_key
+
+
+class EventBus:
+    """Publishes events and calls handlers. Made by :class:`EventBusFactory`; opens its backend at first use.
+
+    Args:
+        backend: moves and keeps the records.
+        clock: time; tests hand in their own.
+        seed: makes the jitter of retries repeatable.
+        ordering_key: the rule for the ordering key of events published without one.
+        registry: a schema registry; payloads are checked against subject ``event.<type>`` at publish and before
+            each handler.
+        observer: is told what happened (the plugin manager).
+        drain_timeout: seconds that closing waits for handlers.
+    """
+
+    def __init__(
+        self,
+        backend: BusBackend,
+        *,
+        clock: Clock | None = None,
+        seed: int | None = None,
+        ordering_key: Callable[[Event], str] = sender_key,
+        registry: ValidatorSource | None = None,
+        observer: BusObserver | None = None,
+        publish_timeout: float = DEFAULT_TIMEOUT,
+        drain_timeout: float = DRAIN_TIMEOUT,
+    ) -> None:
+        self.backend = backend
+        self.clock: Clock = clock or SystemClock()
+        self.rng = random.Random(seed)  # noqa: S311 - jitter
+        self.observer = observer
+        self.schema_gate = SchemaGate(registry, self.clock) if registry is not None else None
+        self._ordering_key = ordering_key
+        self._publish_timeout = publish_timeout
+        self._drain_timeout = drain_timeout
+        self._subscriptions: dict[str, Subscription] = {}
+        self._requests = Requests(self)
+        self._opening: asyncio.Task[None] | None = None
+        self._open = False
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+
+    # -- life ------------------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the backend can do."""
+        return self.backend.capabilities
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    async def open(self) -> None:
+        """Connect now instead of at first use.
+
+        Raises:
+            StorageError, BusError: what the backend says.
+        """
+        if self._closed:
+            raise BusClosedError("the bus is closed; make a new one")
+        if self._open:
+            return
+        if self._opening is None:
+            self._opening = asyncio.create_task(self.backend.open(), name="dimesh-bus-open")
+        try:
+            await asyncio.shield(self._opening)
+        except BaseException:
+            if self._opening is not None and self._opening.done():
+                self._opening = None
+            raise
+        self._open = True
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Drain and leave: handlers finish what they have (``timeout`` seconds, by default the bus's
+        ``drain_timeout``), positions are committed, the backend is closed. May be called twice."""
+        if self._closing is None:
+            self._closed = True
+            self._closing = asyncio.create_task(
+                self._close(self._drain_timeout if timeout is None else timeout), name="dimesh-bus-close"
+            )
+        await asyncio.shield(self._closing)
+
+    async def _close(self, timeout: float) -> None:
+        if self._opening is not None and not self._opening.done():
+            await asyncio.wait([self._opening])
+        results = await asyncio.gather(
+            *(subscription.stop(timeout) for subscription in tuple(self._subscriptions.values())),
+            return_exceptions=True,
+        )
+        self._subscriptions.clear()
+        for result in results:
+            if isinstance(result, BaseException):
+                log.warning("a subscription did not close well", exc_info=result)
+        await self._requests.close()
+        await self.backend.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- publishing ------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        topic: str,
+        event: Event,
+        *,
+        key: str | None = None,
+        delay: float | timedelta | None = None,
+        deliver_at: datetime | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Publish one event; returns when the backend has it, as durably as it promises.
+
+        Args:
+            topic: made if it does not exist.
+            event: the event.
+            key: ordering key; by default the bus's rule (``<pillar>:<agent>`` of the sender).
+            delay: deliver only after this time (seconds or a timedelta).
+            deliver_at: deliver only at or after this aware time.
+            timeout: seconds to wait for room in a full buffer; 0: do not wait.
+
+        Raises:
+            EventError: the topic's name or the key cannot be.
+            SchemaValidationError: the registry has a schema for this type, and the payload does not satisfy it.
+            BackpressureError: no room within ``timeout``.
+            PublishError, StorageError: not acknowledged; publishing the same event again is safe.
+            BusClosedError: the bus is closed.
+        """
+        if not self._open or self._closed:
+            await self._ensure_open()
+        check_topic(topic)
+        if event.__class__ is not Event:
+            _check_event(event)
+        if key is None:
+            key = self._ordering_key(event)
+        elif len(key) > 1_024:
+            raise EventError(f"the ordering key has {len(key)} characters, at most 1,024 are allowed")
+        if self.schema_gate is not None:
+            await self.schema_gate.check(event)
+        due = None if delay is None and deliver_at is None else self._due(delay, deliver_at)
+        positions = await self.backend.append(
+            topic,
+            (Record.of(event, key, due),),
+            timeout=self._publish_timeout if timeout is None else timeout,
+        )
+        receipt = Receipt(topic, event.metadata.event_id, positions[0])
+        observer = self.observer
+        if observer is not None and observer.observes_published:
+            observer.published(topic, event, receipt)
+        return receipt
+
+    async def publish_many(
+        self,
+        topic: str,
+        events: Sequence[Event],
+        *,
+        key: str | None = None,
+        timeout: float | None = None,
+        state: Mapping[str, bytes] | None = None,
+    ) -> list[Receipt]:
+        """Publish events in order, all or none.
+
+        Args:
+            key: one ordering key for all; by default each event's own.
+            state: values to store in the same transaction, where the backend offers ``atomic-state``.
+
+        Raises:
+            What :meth:`publish` raises; then none of them was published (or, after a PublishError, maybe all).
+        """
+        if not self._open or self._closed:
+            await self._ensure_open()
+        check_topic(topic)
+        if not events and not state:
+            return []
+        rule = self._ordering_key
+        for event in events:
+            _check_event(event)
+            if self.schema_gate is not None:
+                await self.schema_gate.check(event)
+        records = [Record.of(event, rule(event) if key is None else key) for event in events]
+        positions = await self.backend.append(
+            topic,
+            records,
+            timeout=self._publish_timeout if timeout is None else timeout,
+            state=state,
+        )
+        receipts = [
+            Receipt(topic, event.metadata.event_id, position)
+            for event, position in zip(events, positions, strict=True)
+        ]
+        observer = self.observer
+        if observer is not None and observer.observes_published:
+            for event, receipt in zip(events, receipts, strict=True):
+                observer.published(topic, event, receipt)
+        return receipts
+
+    def _due(self, delay: float | timedelta | None, deliver_at: datetime | None) -> float:
+        if Capability.DELAYED_DELIVERY not in self.capabilities:
+            raise NotOfferedError(f"the {self.backend.name} bus does not offer delayed delivery")
+        if delay is not None and deliver_at is not None:
+            raise ConfigurationError("give delay or deliver_at, not both")
+        if deliver_at is not None:
+            if deliver_at.tzinfo is None:
+                raise ConfigurationError("deliver_at has no time zone")
+            return deliver_at.timestamp()
+        assert delay is not None
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+        if not 0 <= seconds < 10 * 366 * 86_400:
+            raise ConfigurationError("delay must be between 0 and ten years")
+        return self.clock.time() + seconds
+
+    async def request(
+        self, topic: str, event: Event, *, timeout: float = 30.0, key: str | None = None
+    ) -> Event:
+        """Publish a request and wait for the reply: what the handler returned, as an event.
+
+        Raises:
+            RequestTimeoutError: no reply within ``timeout`` seconds.
+            RemoteError: the handler failed for good.
+        """
+        await self._ensure_open()
+        return await self._requests.request(topic, event, timeout, key)
+
+    # -- subscribing -----------------------------------------------------------------------------
+
+    async def subscribe(
+        self,
+        topic: str,
+        handler: EventHandler | Callable[..., Any],
+        subscription_id: str | None = None,
+        *,
+        group: str | None = None,
+        start: Start = StartAt.LATEST,
+        reset: bool = False,
+        options: SubscriptionOptions | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> str:
+        """Call ``handler`` for the events of ``topic``. Returns the subscription's id.
+
+        Args:
+            topic: made if it does not exist.
+            handler: an EventHandler, or a function without filters.
+            subscription_id: names the subscription; one that is given is also the group, unless ``group`` is.
+            group: subscriptions with one group share the events and go on where the group was. Without a group
+                (and without an id) the subscription is alone, sees every event from ``start`` on, and keeps no
+                position.
+            start: where a new group, or a lone subscription, begins: the latest event, the earliest, a time, or
+                offsets by partition.
+            reset: begin at ``start`` even if the group has a position.
+            options: concurrency, retries, time limits, de-duplication.
+            middleware: wraps the handler; the first is the outermost.
+
+        Raises:
+            EventError: a name that cannot be.
+            ConfigurationError: an option that cannot be, or an id that is taken on this bus.
+            NotOfferedError: the backend cannot start there.
+        """
+        await self._ensure_open()
+        check_topic(topic)
+        if group is None:
+            group = subscription_id
+        if group is not None:
+            check_group(group)
+        if subscription_id is None:
+            subscription_id = f"{group or 'sub'}-{new_event_id()[-12:]}"
+        check_group(subscription_id)
+        if subscription_id in self._subscriptions:
+            raise ConfigurationError(
+                f"a subscription {subscription_id!r} is open on this bus; unsubscribe it first, or use another id"
+            )
+        if isinstance(start, datetime) and start.tzinfo is None:
+            raise ConfigurationError("start has no time zone: use an aware datetime")
+        subscription = Subscription(
+            self,
+            subscription_id,
+            topic,
+            group,
+            as_handler(handler),
+            start,
+            reset,
+            options or SubscriptionOptions(),
+            middleware,
+        )
+        self._subscriptions[subscription_id] = subscription
+        try:
+            await subscription.start()
+        except BaseException:
+            del self._subscriptions[subscription_id]
+            raise
+        return subscription_id
+
+    async def unsubscribe(self, subscription_id: str) -> bool:
+        """Drain and close one subscription; False if there is none of that id."""
+        subscription = self._subscriptions.pop(subscription_id, None)
+        if subscription is None:
+            return False
+        await subscription.stop(self._drain_timeout)
+        return True
+
+    def stats(self) -> dict[str, SubscriptionStats]:
+        """Counters by subscription id."""
+        return {name: subscription.stats for name, subscription in self._subscriptions.items()}
+
+    def subscription(self, subscription_id: str) -> Subscription:
+        """An open subscription.
+
+        Raises:
+            ConfigurationError: none has that id.
+        """
+        found = self._subscriptions.get(subscription_id)
+        if found is None:
+            raise ConfigurationError(f"no subscription {subscription_id!r} is open on this bus")
+        return found
+
+    async def idle(self) -> None:
+        """Return when every open subscription has handled what was published before the call."""
+        for subscription in tuple(self._subscriptions.values()):
+            await subscription.caught_up()
+
+    # -- for the workers -------------------------------------------------------------------------
+
+    async def dead_letter(self, subscription_id: str, delivery: Delivery, failure: Failure) -> None:
+        """Append to the dead-letter topic of the failure's topic.
+
+        An event that fails in a dead-letter topic stays where it is: it would go round in circles.
+        """
+        event = dead_letter(delivery, failure)
+        if not failure.topic.endswith(DEAD_LETTER_SUFFIX):
+            await self.backend.append(
+                dead_letter_topic(failure.topic),
+                (Record.of(event, delivery.record.key),),
+                timeout=self._publish_timeout,
+            )
+        log.warning(
+            "dead letter: event %s of topic %s after %d attempts by %s (%s)",
+            event.event_id,
+            failure.topic,
+            failure.attempts,
+            failure.handler,
+            type(failure.error).__name__,
+        )
+        if self.observer is not None:
+            self.observer.dead_lettered(failure.topic, subscription_id, event, failure.reason)
+        if h.REPLY_TO in event.headers:
+            await self.reply(event, None, failure.reason)
+
+    async def reply(self, request: Event, result: Any, error: str | None = None) -> None:
+        """Answer a request. A reply that cannot be sent is logged: the request was handled all the same."""
+        topic = request.headers.get(h.REPLY_TO)
+        try:
+            answer = reply_to(request, result, error)
+            await self.backend.append(
+                check_topic(str(topic)),
+                (Record.of(answer, request.metadata.event_id),),
+                timeout=self._publish_timeout,
+            )
+        except DimeshError as failed:
+            log.warning("no reply to %s: %s", request.event_id, failed)
+
+    async def _ensure_open(self) -> None:
+        if self._closed:
+            raise BusClosedError("the bus is closed; make a new one")
+        if not self._open:
+            await self.open()
+
+
+def _check_event(event: object) -> None:
+    if not isinstance(event, Event):
+        raise EventError(f"{type(event).__name__} is not an Event: publish(topic, Event(type, metadata, payload))")

@@ -1,0 +1,130 @@
+"""Time as an argument: engines ask a :class:`Clock`, tests hand in one that they move by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from time import monotonic as _monotonic
+from time import time as _wall
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+
+class Handle(Protocol):
+    """A timer that can be called off."""
+
+    def cancel(self) -> None:
+        """Call the timer off; harmless after it fired."""
+        ...
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """What engines and backends may ask of time. All figures are seconds."""
+
+    def time(self) -> float:
+        """Wall clock, seconds since the Unix epoch. May jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Never goes back; for durations only."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Handle:
+        """Run ``callback`` in the running event loop after ``delay`` seconds."""
+        ...
+
+    async def sleep(self, delay: float) -> None:
+        """Suspend the caller for ``delay`` seconds."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock and the running event loop's timers."""
+
+    time = staticmethod(_wall)
+    monotonic = staticmethod(_monotonic)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Handle:
+        return asyncio.get_running_loop().call_later(delay, callback)
+
+    async def sleep(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+
+
+class ManualClock:
+    """A clock that stands still until :meth:`advance` moves it; timers fire in order of their due time."""
+
+    def __init__(self, start: float = 1_700_000_000.0) -> None:
+        self._wall = start
+        self._mono = 0.0
+        self._timers: list[tuple[float, int, _ManualHandle]] = []
+        self._tie = itertools.count()
+
+    def time(self) -> float:
+        return self._wall
+
+    def monotonic(self) -> float:
+        return self._mono
+
+    def set_wall(self, seconds: float) -> None:
+        """Move the wall clock alone, as an administrator or NTP would."""
+        self._wall = seconds
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Handle:
+        handle = _ManualHandle(callback)
+        heapq.heappush(self._timers, (self._mono + max(delay, 0.0), next(self._tie), handle))
+        return handle
+
+    async def sleep(self, delay: float) -> None:
+        if delay <= 0:
+            await asyncio.sleep(0)
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        handle = self.call_later(delay, lambda: woken.done() or woken.set_result(None))
+        try:
+            await woken
+        finally:
+            handle.cancel()
+
+    async def advance(self, seconds: float) -> None:
+        """Move both clocks forward; let the event loop run after each timer that fires."""
+        target = self._mono + seconds
+        await _settle()
+        while self._timers and self._timers[0][0] <= target:
+            due, _, handle = heapq.heappop(self._timers)
+            self._wall += max(due - self._mono, 0.0)
+            self._mono = max(due, self._mono)
+            handle.fire()
+            await _settle()
+        self._wall += target - self._mono
+        self._mono = target
+        await _settle()
+
+    @property
+    def pending(self) -> int:
+        """How many timers wait."""
+        return sum(1 for _, _, handle in self._timers if not handle.cancelled)
+
+
+class _ManualHandle:
+    __slots__ = ("_callback", "cancelled")
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def fire(self) -> None:
+        if not self.cancelled:
+            self.cancelled = True
+            self._callback()
+
+
+async def _settle(rounds: int = 20) -> None:
+    """Give every callback and task that is ready its turn."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)

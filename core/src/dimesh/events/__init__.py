@@ -1,0 +1,10 @@
+"""Events: types, metadata, payload, encodings. Import from here; the modules are for their subjects."""
+
+from __future__ import annotations
+
+from dimesh.events.event import Event
+from dimesh.events.metadata import EventMetadata
+from dimesh.events.topics import Topics
+from dimesh.events.types import EventPriority, EventType
+
+__all__ = ["Event", "EventMetadata", "EventPriority", "EventType", "Topics"]

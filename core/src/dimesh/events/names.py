@@ -1,0 +1,76 @@
+"""Which names are acceptable, for topics, event types and groups.
+
+Topic names follow Kafka's rule (letters, digits, ``.``, ``_``, ``-``; at most 249 characters; neither
+``.`` nor ``..``), since every other engine can carry those.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from dimesh.errors import EventError
+
+MAX_TOPIC: Final = 249
+MAX_TYPE: Final = 255
+MAX_GROUP: Final = 255
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
+_TYPE = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9][a-z0-9_-]*)*\Z")
+_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}\Z")
+
+# Names come back millions of times; the check runs once for each. Bounded, since input is hostile.
+_seen_topics: set[str] = set()
+_MAX_SEEN: Final = 10_000
+
+
+def show(value: object, limit: int = 60) -> str:
+    """``value`` for an error message: quoted, control characters escaped, cut to ``limit``."""
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def check_topic(name: str) -> str:
+    """``name`` itself, if it can be a topic.
+
+    Raises:
+        EventError: it is not a string of 1 to 249 letters, digits, ``.``, ``_`` or ``-``.
+    """
+    if name in _seen_topics:
+        return name
+    if not isinstance(name, str) or not _TOPIC.match(name) or name in {".", ".."}:
+        raise EventError(
+            f"{show(name)} cannot be a topic name: use 1 to {MAX_TOPIC} letters, digits, '.', '_' or '-' "
+            "(and neither '.' nor '..' alone)"
+        )
+    if len(_seen_topics) < _MAX_SEEN:
+        _seen_topics.add(name)
+    return name
+
+
+def check_type(name: str) -> str:
+    """``name`` itself, if it can be an event type.
+
+    Raises:
+        EventError: it is not lower-case words joined by dots, at most 255 characters.
+    """
+    if not isinstance(name, str) or len(name) > MAX_TYPE or not _TYPE.match(name):
+        raise EventError(
+            f"{show(name)} cannot be an event type: use lower-case words joined by dots, such as "
+            f"'order.created' (letters, digits, '_' and '-'; at most {MAX_TYPE} characters)"
+        )
+    return name
+
+
+def check_group(name: str) -> str:
+    """``name`` itself, if it can be a consumer group or subscription id.
+
+    Raises:
+        EventError: it is not 1 to 255 letters, digits or ``._:@-``, beginning with a letter or digit.
+    """
+    if not isinstance(name, str) or not _GROUP.match(name):
+        raise EventError(
+            f"{show(name)} cannot be a group or subscription id: use 1 to {MAX_GROUP} letters, digits, "
+            "'.', '_', ':', '@' or '-', beginning with a letter or digit"
+        )
+    return name
