@@ -169,3 +169,7 @@ class LineageError(DimeshError):
 
 class NodeNotFoundError(LineageError, LookupError):
     """No lineage node has that id."""
+
+
+class InvalidLineageError(LineageError, ValueError):
+    """An id, name, type or query of lineage is not acceptable."""

@@ -126,6 +126,20 @@ class MemoryBackend:
         if state is not None:
             raise NotOfferedError("the memory bus keeps no state; use the sqlite bus for that")
         target = self._topics.get(topic) or self._make(topic)
+        if len(records) == 1 and not target.waiters and records[0].deliver_at is None:
+            # The usual case, spelled out: one record, now, and there is room.
+            record = records[0]
+            log = target.log_of(record.key) if target.partitions > 1 else target.logs[0]
+            routes = log.routes.get((record.event_type, record.pillar, record.priority))
+            if routes is None:
+                routes = target.route(log, record)
+            if len(log.records) < target.limit:
+                capacity = target.capacity
+                for stream in routes:
+                    if len(stream.mailbox) >= capacity:
+                        break
+                else:
+                    return (self._put(target, log, record, routes, self._time()),)
         if target.waiters or not target.has_room(records):
             await self._wait_for_room(target, records, timeout)
         return self._take(target, records)
@@ -133,29 +147,33 @@ class MemoryBackend:
     def _take(self, topic: _Topic, records: Sequence[Record]) -> list[Position | None]:
         now = self._time()
         positions: list[Position | None] = []
-        partitions = topic.partitions
         for record in records:
             if record.deliver_at is not None and record.deliver_at > now:
                 self._hold_back(record.deliver_at, topic.name, record)
                 positions.append(None)
                 continue
-            log = topic.logs[partition_of(record.key, partitions)] if partitions > 1 else topic.logs[0]
-            offset = log.next_offset
-            log.next_offset = offset + 1
-            delivery = Delivery(record, log.partition, offset, now)
-            if topic.keeps:
-                log.records.append(delivery)
-                if len(log.records) >= log.trim_at:
-                    topic.trim(log)
+            log = topic.log_of(record.key)
             routes = log.routes.get((record.event_type, record.pillar, record.priority))
             if routes is None:
                 routes = topic.route(log, record)
-            for stream in routes:
-                stream.mailbox.append(delivery)
-                if stream.waiter is not None:
-                    stream.wake()
-            positions.append(_position((log.partition, offset)))
+            positions.append(self._put(topic, log, record, routes, now))
         return positions
+
+    def _put(
+        self, topic: _Topic, log: _Log, record: Record, routes: Sequence[_MemoryStream], now: float
+    ) -> Position:
+        offset = log.next_offset
+        log.next_offset = offset + 1
+        delivery = Delivery(record, log.partition, offset, now)
+        if topic.keeps:
+            log.records.append(delivery)
+            if len(log.records) >= log.trim_at:
+                topic.trim(log)
+        for stream in routes:
+            stream.mailbox.append(delivery)
+            if stream.waiter is not None:
+                stream.wake()
+        return _position(Position, (log.partition, offset))
 
     async def _wait_for_room(self, topic: _Topic, records: Sequence[Record], timeout: float) -> None:
         # Those who wait are served in the order in which they came, which keeps the order of a key.
@@ -357,15 +375,16 @@ class _Topic:
         self.history = options.history
         self.capacity = options.capacity
         self.logs = [_Log(p) for p in range(partitions)]
+        self.partitions = partitions
         self.groups: dict[str, _Group] = {}
         self.streams: list[_MemoryStream] = []
         self.waiters: deque[tuple[asyncio.Future[None], Sequence[Record]]] = deque()
         self._time = time
         self._apply(self.config)
 
-    @property
-    def partitions(self) -> int:
-        return len(self.logs)
+    def log_of(self, key: str) -> _Log:
+        """The partition of a key."""
+        return self.logs[partition_of(key, self.partitions)] if self.partitions > 1 else self.logs[0]
 
     def _apply(self, config: TopicConfig) -> None:
         if config.retention_records is not None:
@@ -384,6 +403,7 @@ class _Topic:
         self._apply(self.config)
         if config.partitions is not None and config.partitions > self.partitions:
             self.logs.extend(_Log(p) for p in range(self.partitions, config.partitions))
+            self.partitions = config.partitions
             for group in self.groups.values():
                 for log in self.logs:
                     group.committed.setdefault(log.partition, 0)
@@ -396,6 +416,7 @@ class _Topic:
 
     def update_keeps(self) -> None:
         self.keeps = bool(self.groups) or self.history > 0
+        self.limit = self.history + self.capacity
 
     # -- routing ---------------------------------------------------------------------------------
 
@@ -426,16 +447,6 @@ class _Topic:
         capacity = self.capacity
         # A batch larger than the bound goes through when there is nothing else: it could never go otherwise.
         count = len(records)
-        if count == 1:
-            record = records[0]
-            partitions = len(self.logs)
-            log = self.logs[partition_of(record.key, partitions)] if partitions > 1 else self.logs[0]
-            if self.groups and len(log.records) - self.history >= capacity and self.backlog(log) >= capacity:
-                return False
-            routes = log.routes.get((record.event_type, record.pillar, record.priority))
-            if routes is None:
-                routes = self.route(log, record)
-            return all(len(stream.mailbox) < capacity for stream in routes) if routes else True
         for stream in self.streams:
             held = len(stream.mailbox)
             if held and held + count > capacity:
@@ -763,8 +774,7 @@ class _MemoryStream:
             self.waiter.set_result(None)
 
 
-def _position(pair: tuple[int, int]) -> Position:
-    return tuple.__new__(Position, pair)
+_position = tuple.__new__  # a named tuple's own constructor costs twice as much
 
 
 def _settings(config: TopicConfig) -> tuple[Any, ...]:

@@ -7,26 +7,26 @@ class SeenWindow:
     """Remembers at least the last ``size`` ids, at most twice as many.
 
     Two sets in turn: when the young one is full it becomes the old one. That forgets in whole generations, at no
-    cost for each id.
+    cost for each id. The sets are open to the hot path, which looks into them without a call.
     """
 
-    __slots__ = ("_old", "_size", "_young")
+    __slots__ = ("old", "size", "young")
 
     def __init__(self, size: int) -> None:
-        self._size = size
-        self._young: set[str] = set()
-        self._old: set[str] = set()
+        self.size = size
+        self.young: set[str] = set()
+        self.old: set[str] = set()
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._young or key in self._old
+    def __contains__(self, identity: str) -> bool:
+        return identity in self.young or identity in self.old
 
-    def add(self, key: str) -> None:
-        """Remember ``key``."""
-        young = self._young
-        young.add(key)
-        if len(young) >= self._size:
-            self._old = young
-            self._young = set()
+    def add(self, identity: str) -> None:
+        """Remember ``identity``."""
+        self.young.add(identity)
+        if len(self.young) >= self.size:
+            self.turn()
 
-    def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+    def turn(self) -> None:
+        """Begin a new generation."""
+        self.old = self.young
+        self.young = set()

@@ -182,11 +182,12 @@ class Workers:
         while queue:
             delivery = queue.popleft()
             try:
-                event = delivery.record.event
+                record = delivery.record
+                event = record.decoded or record.event
                 headers = event.headers
                 plain = headers is NO_HEADERS
                 identity = event.metadata.event_id if plain else identity_of(event)
-                if seen is not None and identity in seen:
+                if seen is not None and (identity in seen.young or identity in seen.old):
                     stats.duplicates += 1
                 elif not plain and not self.is_for_us(headers):
                     stats.skipped += 1
@@ -198,7 +199,9 @@ class Workers:
                     if worker.timed_out:
                         raise asyncio.CancelledError  # it swallowed the cancellation
                     if seen is not None:
-                        seen.add(identity)
+                        seen.young.add(identity)
+                        if len(seen.young) >= seen.size:
+                            seen.turn()
                     stats.handled += 1
                     if not plain and h.REPLY_TO in headers:
                         await self.bus.reply(event, result)

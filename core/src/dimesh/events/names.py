@@ -20,7 +20,7 @@ _TYPE = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9][a-z0-9_-]*)*\Z")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}\Z")
 
 # Names come back millions of times; the check runs once for each. Bounded, since input is hostile.
-_seen_topics: set[str] = set()
+KNOWN_TOPICS: set[str] = set()
 _MAX_SEEN: Final = 10_000
 
 
@@ -36,15 +36,15 @@ def check_topic(name: str) -> str:
     Raises:
         EventError: it is not a string of 1 to 249 letters, digits, ``.``, ``_`` or ``-``.
     """
-    if name in _seen_topics:
+    if name in KNOWN_TOPICS:
         return name
     if not isinstance(name, str) or not _TOPIC.match(name) or name in {".", ".."}:
         raise EventError(
             f"{show(name)} cannot be a topic name: use 1 to {MAX_TOPIC} letters, digits, '.', '_' or '-' "
             "(and neither '.' nor '..' alone)"
         )
-    if len(_seen_topics) < _MAX_SEEN:
-        _seen_topics.add(name)
+    if len(KNOWN_TOPICS) < _MAX_SEEN:
+        KNOWN_TOPICS.add(name)
     return name
 
 

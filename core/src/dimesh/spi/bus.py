@@ -20,8 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 from zlib import crc32
+
+import msgspec
 
 from dimesh.capabilities import Capabilities
 from dimesh.events.codec import decode_header, encode_header
@@ -39,15 +41,13 @@ def partition_of(key: str, partitions: int) -> int:
     return crc32(key.encode("utf-8", "surrogatepass")) % partitions if partitions > 1 else 0
 
 
-class Record:
+class Record(msgspec.Struct, gc=False, eq=False):
     """One event on its way to or from a backend. Immutable by convention, shared freely.
 
     Made by the engine from an event (:meth:`of`), or by a backend from stored bytes (:meth:`stored`). Header
     and event are each computed from the other at first use, so that a backend in memory never encodes and one
     on disk never decodes what a filter leaves out.
     """
-
-    __slots__ = ("_event", "_header", "deliver_at", "event_type", "key", "payload", "pillar", "priority")
 
     key: str
     """The ordering key: records of one key keep their order."""
@@ -56,23 +56,24 @@ class Record:
     """Of the sender."""
     priority: str
     payload: bytes
-    deliver_at: float | None
+    deliver_at: float | None = None
     """Not to be delivered before this wall-clock time (epoch seconds); None: at once."""
+    decoded: Event | None = None
+    encoded: bytes | None = None
 
     @classmethod
     def of(cls, event: Event, key: str, deliver_at: float | None = None) -> Record:
         """The record of an event."""
-        record = cls.__new__(cls)
         metadata = event.metadata
-        record._event = event
-        record._header = None
-        record.key = key
-        record.event_type = event._event_type
-        record.pillar = metadata.source_pillar
-        record.priority = metadata.priority.value
-        record.payload = event.data
-        record.deliver_at = deliver_at
-        return record
+        return cls(
+            key,
+            event._event_type,
+            metadata.source_pillar,
+            metadata.priority._value_,
+            event.data,
+            deliver_at,
+            event,
+        )
 
     @classmethod
     def stored(
@@ -86,16 +87,7 @@ class Record:
         deliver_at: float | None = None,
     ) -> Record:
         """The record that a backend kept. Nothing is decoded yet."""
-        record = cls.__new__(cls)
-        record._event = None
-        record._header = header
-        record.key = key
-        record.event_type = event_type
-        record.pillar = pillar
-        record.priority = priority
-        record.payload = payload
-        record.deliver_at = deliver_at
-        return record
+        return cls(key, event_type, pillar, priority, payload, deliver_at, None, header)
 
     @property
     def header(self) -> bytes:
@@ -104,10 +96,10 @@ class Record:
         Raises:
             EventError: the event cannot be encoded.
         """
-        if self._header is None:
-            assert self._event is not None
-            self._header = encode_header(self._event)
-        return self._header
+        if self.encoded is None:
+            assert self.decoded is not None
+            self.encoded = encode_header(self.decoded)
+        return self.encoded
 
     @property
     def event(self) -> Event:
@@ -116,16 +108,13 @@ class Record:
         Raises:
             CodecError: the stored header is damaged or newer than this dimesh.
         """
-        if self._event is None:
-            assert self._header is not None
-            self._event = decode_header(self._header, self.payload)
-        return self._event
+        if self.decoded is None:
+            assert self.encoded is not None
+            self.decoded = decode_header(self.encoded, self.payload)
+        return self.decoded
 
     def __repr__(self) -> str:
         return f"<Record {self.event_type} key={self.key!r} {len(self.payload)} bytes>"
-
-    _event: Event | None
-    _header: bytes | None
 
 
 class Position(NamedTuple):
@@ -135,27 +124,18 @@ class Position(NamedTuple):
     offset: int
 
 
-class Delivery:
-    """A record at its position, as a stream hands it out. Shared between subscriptions: never changed.
+class Delivery(msgspec.Struct, gc=False, eq=False):
+    """A record at its position, as a stream hands it out. Shared between subscriptions: never changed."""
 
-    Args:
-        record: the record.
-        partition: 0 in a queue.
-        offset: position in the partition; in a queue any number that names the delivery while it is leased.
-        timestamp: when the backend took the record, epoch seconds.
-        token: a queue's handle for acknowledging; None in a log.
-    """
-
-    __slots__ = ("offset", "partition", "record", "timestamp", "token")
-
-    def __init__(
-        self, record: Record, partition: int, offset: int, timestamp: float, token: object = None
-    ) -> None:
-        self.record = record
-        self.partition = partition
-        self.offset = offset
-        self.timestamp = timestamp
-        self.token = token
+    record: Record
+    partition: int
+    """0 in a queue."""
+    offset: int
+    """Position in the partition; in a queue any number that names the delivery while it is leased."""
+    timestamp: float
+    """When the backend took the record, epoch seconds."""
+    token: Any = None
+    """A queue's handle for acknowledging; None in a log."""
 
     def __repr__(self) -> str:
         return f"<Delivery {self.partition}/{self.offset} {self.record!r}>"

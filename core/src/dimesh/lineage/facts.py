@@ -1,0 +1,163 @@
+"""From what was tracked to records: each function takes a frozen observation and yields nodes and edges.
+
+A node record without a name only says that the node was seen: it fills in what no named record declares, so a
+tool call never overwrites the name that ``add_node`` gave to an agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from dimesh.events.event import Event
+from dimesh.lineage.model import LineageEdgeType, LineageNodeType, content_id, implied_type
+from dimesh.lineage.redact import thaw, thaw_arguments
+from dimesh.spi.lineage import LineageRecord
+
+Expand = Callable[..., Iterable[LineageRecord]]
+"""Called with the stamp (epoch seconds) and the frozen arguments."""
+
+DATA_TYPES = (LineageNodeType.DATA_SOURCE, LineageNodeType.DATA_SINK)
+
+
+def seen(at: float, node_id: str, kind: LineageNodeType, pillar: str | None = None) -> LineageRecord:
+    """A node that something happened to, without a declaration."""
+    return LineageRecord("node", node_id, kind.value, at, pillar=pillar)
+
+
+def edge(
+    at: float,
+    source: str,
+    target: str,
+    kind: LineageEdgeType,
+    trace: str,
+    metadata: dict[str, Any] | None = None,
+    *,
+    pillar: str | None = None,
+    identity: object = None,
+) -> LineageRecord:
+    """An edge whose id follows from its ends, type, trace and ``identity`` (what tells repeats apart)."""
+    edge_id = content_id(source, target, kind.value, trace, identity)
+    return LineageRecord(
+        "edge",
+        edge_id,
+        kind.value,
+        at,
+        pillar=pillar,
+        source=source,
+        target=target,
+        trace_id=trace,
+        metadata=metadata or {},
+    )
+
+
+def node_facts(
+    at: float, node_id: str, kind: LineageNodeType, name: str, pillar: str | None, metadata: bytes
+) -> Iterator[LineageRecord]:
+    """Of ``add_node``."""
+    yield LineageRecord("node", node_id, kind.value, at, name=name, pillar=pillar, metadata=thaw(metadata))
+
+
+def edge_facts(
+    at: float, source: str, target: str, kind: LineageEdgeType, trace: str, metadata: bytes
+) -> Iterator[LineageRecord]:
+    """Of ``add_edge``: another metadata is another fact."""
+    cleaned = thaw(metadata)
+    yield edge(at, source, target, kind, trace, cleaned, identity=cleaned)
+
+
+def event_facts(_: float, event: Event) -> Iterator[LineageRecord]:
+    """Sender PRODUCES event, event CONSUMED by the receiver it names, cause TRIGGERS event; at the event's time.
+
+    Only the type, priority and size are kept, never the payload.
+    """
+    metadata = event.metadata
+    at = metadata.timestamp.timestamp()
+    node_id = f"event:{metadata.event_id}"
+    trace = metadata.trace_id
+    yield LineageRecord(
+        "node",
+        node_id,
+        LineageNodeType.EVENT.value,
+        at,
+        name=event.event_type.value,
+        pillar=metadata.source_pillar or None,
+        trace_id=trace,
+        metadata={"priority": metadata.priority.value, "size": len(event.data)},
+    )
+    sender = _party(at, metadata.source_pillar, metadata.source_agent)
+    if sender:
+        yield sender
+        yield edge(at, sender.id, node_id, LineageEdgeType.PRODUCES, trace, pillar=sender.pillar)
+    receiver = _party(at, metadata.target_pillar, metadata.target_agent)
+    if receiver:
+        yield receiver
+        yield edge(at, node_id, receiver.id, LineageEdgeType.CONSUMES, trace, pillar=receiver.pillar)
+    if metadata.causation_id and metadata.causation_id != metadata.event_id:
+        cause = f"event:{metadata.causation_id}"
+        yield edge(at, cause, node_id, LineageEdgeType.TRIGGERS, trace, pillar=metadata.source_pillar or None)
+
+
+def _party(at: float, pillar: str | None, agent: str | None) -> LineageRecord | None:
+    """``<pillar>:<agent>``; the pillar itself where no agent is named; None where neither is."""
+    if agent:
+        return seen(at, f"{pillar or ''}:{agent}", LineageNodeType.AGENT, pillar or None)
+    return seen(at, f"pillar:{pillar}", LineageNodeType.PILLAR, pillar) if pillar else None
+
+
+def tool_facts(
+    at: float,
+    agent: str,
+    tool: str,
+    trace: str,
+    inputs: tuple[bytes, bool],
+    outputs: tuple[bytes, bool],
+    pillar: str | None,
+    call_id: str | None,
+) -> Iterator[LineageRecord]:
+    """Agent INVOKES tool. Two calls of one trace are told apart by ``call_id``, else by inputs and outputs."""
+    details = {"inputs": thaw_arguments(inputs), "outputs": thaw_arguments(outputs)}
+    if call_id:
+        details["call_id"] = call_id  # type: ignore[assignment]
+    yield seen(at, agent, implied_type(agent), pillar)
+    yield seen(at, tool, LineageNodeType.TOOL)
+    yield edge(
+        at, agent, tool, LineageEdgeType.INVOKES, trace, details, pillar=pillar, identity=call_id or details
+    )
+
+
+def flow_facts(
+    at: float, source: str, sink: str, trace: str, data_schema: bytes, record_count: int | None
+) -> Iterator[LineageRecord]:
+    """Data moved from ``source`` to ``sink``: READS_FROM where data reaches an agent or tool, else WRITES_TO."""
+    source_type, sink_type = implied_type(source), implied_type(sink)
+    reads = source_type in DATA_TYPES and sink_type not in DATA_TYPES
+    if sink_type in DATA_TYPES:
+        sink_type = LineageNodeType.DATA_SINK
+    details: dict[str, Any] = {}
+    if data_schema:
+        details["data_schema"] = thaw(data_schema)
+    if record_count is not None:
+        details["record_count"] = record_count
+    yield seen(at, source, source_type)
+    yield seen(at, sink, sink_type)
+    kind = LineageEdgeType.READS_FROM if reads else LineageEdgeType.WRITES_TO
+    yield edge(at, source, sink, kind, trace, details, identity=details)
+
+
+def decision_facts(
+    at: float, agent: str, decision: str, trace: str, decision_type: str, details: bytes
+) -> Iterator[LineageRecord]:
+    """Agent PRODUCES decision, with its type, result and factors."""
+    metadata = {"decision_type": decision_type, **thaw(details)}
+    yield seen(at, agent, implied_type(agent))
+    yield LineageRecord(
+        "node",
+        decision,
+        LineageNodeType.DECISION.value,
+        at,
+        name=decision_type,
+        trace_id=trace,
+        metadata=metadata,
+    )
+    yield edge(at, agent, decision, LineageEdgeType.PRODUCES, trace, metadata, identity=metadata)

@@ -1,0 +1,264 @@
+"""Nodes, edges and queries as users see them.
+
+An edge points the way that data or control flows, whatever its verb: ``data → agent`` READS_FROM,
+``agent → data`` WRITES_TO, ``event → agent`` CONSUMES, ``what is needed → what needs it`` DEPENDS_ON. Downstream
+therefore always means along the arrows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from enum import Enum
+from hashlib import blake2b
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from dimesh.errors import InvalidLineageError
+from dimesh.events.names import show
+
+MAX_ID: Final = 4_096
+"""Most characters of a node, edge or trace id."""
+MAX_NAME: Final = 1_024
+"""Most characters of a node's name or pillar."""
+UTC: Final = timezone.utc  # noqa: UP017 - the same object as in events
+
+
+class LineageNodeType(str, Enum):
+    """What takes part."""
+
+    AGENT = "agent"
+    TOOL = "tool"
+    DATA_SOURCE = "data_source"
+    DATA_SINK = "data_sink"
+    TRANSFORM = "transform"
+    MODEL = "model"
+    DECISION = "decision"
+    EVENT = "event"
+    PILLAR = "pillar"
+
+    # Equal to its string, so it must hash like it.
+    __hash__ = str.__hash__
+
+
+class LineageEdgeType(str, Enum):
+    """What one has to do with the other."""
+
+    READS_FROM = "reads_from"
+    WRITES_TO = "writes_to"
+    TRIGGERS = "triggers"
+    DEPENDS_ON = "depends_on"
+    PRODUCES = "produces"
+    CONSUMES = "consumes"
+    INVOKES = "invokes"
+    APPROVES = "approves"
+
+    __hash__ = str.__hash__
+
+
+Direction = Literal["upstream", "downstream", "both"]
+_DIRECTIONS: Final = ("upstream", "downstream", "both")
+_E = TypeVar("_E", bound=Enum)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class LineageNode:
+    """Something that takes part: an agent, a tool, data, an event …"""
+
+    node_id: str
+    node_type: LineageNodeType
+    name: str
+    pillar: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime = field(default_factory=_now)
+    """First seen."""
+    updated_at: datetime = field(default_factory=_now)
+    """Last seen, by itself or by an edge."""
+
+    def to_dict(self, include_metadata: bool = True) -> dict[str, Any]:
+        """Plain JSON values; times as ISO 8601 in UTC. Without ``include_metadata`` that key is left out."""
+        return {
+            "node_id": self.node_id,
+            "node_type": self.node_type.value,
+            "name": self.name,
+            "pillar": self.pillar,
+            **({"metadata": dict(self.metadata)} if include_metadata else {}),
+            "created_at": self.created_at.isoformat(),
+            "updated_at": self.updated_at.isoformat(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LineageEdge:
+    """One thing that happened between two nodes."""
+
+    edge_id: str
+    source_id: str
+    target_id: str
+    edge_type: LineageEdgeType
+    trace_id: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime = field(default_factory=_now)
+
+    def to_dict(self, include_metadata: bool = True) -> dict[str, Any]:
+        """Plain JSON values; time as ISO 8601 in UTC. Without ``include_metadata`` that key is left out."""
+        return {
+            "edge_id": self.edge_id,
+            "source_id": self.source_id,
+            "target_id": self.target_id,
+            "edge_type": self.edge_type.value,
+            "trace_id": self.trace_id,
+            **({"metadata": dict(self.metadata)} if include_metadata else {}),
+            "created_at": self.created_at.isoformat(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LineageQuery:
+    """What to show.
+
+    With ``node_id`` the graph is walked from there: ``trace_id`` and ``time_range`` say which edges may be walked,
+    ``pillar`` and ``node_type`` which of the nodes reached are shown (the start always is). ``both`` is what the
+    node came from and what came of it, not what its neighbours have to do with each other.
+
+    Without ``node_id`` nothing is walked: the answer is the nodes that match, the edges that touch them (those
+    that leave them for ``downstream``, enter them for ``upstream``) and the nodes at the other ends.
+
+    Raises:
+        InvalidLineageError: an unknown direction or type, a negative figure, a time without zone.
+    """
+
+    node_id: str | None = None
+    trace_id: str | None = None
+    pillar: str | None = None
+    node_type: LineageNodeType | str | None = None
+    direction: Direction = "both"
+    max_depth: int = 10
+    """Most edges between the start and a node."""
+    time_range: tuple[datetime | None, datetime | None] | None = None
+    """First and last moment, both included; None: open."""
+    include_metadata: bool = True
+    max_nodes: int = 1_000
+    max_edges: int = 10_000
+    max_ms: float = 1_000.0
+    """Most milliseconds to spend. When one of the three budgets ends the search, the answer says ``partial``."""
+
+    def __post_init__(self) -> None:
+        if self.node_type is not None:
+            object.__setattr__(self, "node_type", node_type(self.node_type))
+        if self.direction not in _DIRECTIONS:
+            raise InvalidLineageError(
+                f"direction {show(self.direction)} is unknown: use one of {', '.join(_DIRECTIONS)}"
+            )
+        if not isinstance(self.max_depth, int) or self.max_depth < 0:
+            raise InvalidLineageError("max_depth counts edges: a whole number, 0 or more, is needed")
+        if self.max_nodes < 1 or self.max_edges < 1 or self.max_ms <= 0:
+            raise InvalidLineageError("max_nodes, max_edges and max_ms must be positive")
+        self.seconds()
+
+    def seconds(self) -> tuple[float, float]:
+        """``time_range`` as epoch seconds; minus and plus infinity where it is open."""
+        try:
+            start, end = self.time_range or (None, None)
+        except (TypeError, ValueError):
+            raise InvalidLineageError("time_range must be two datetimes (or None): first and last") from None
+        return (
+            float("-inf") if start is None else epoch(start),
+            float("inf") if end is None else epoch(end),
+        )
+
+
+def epoch(moment: datetime) -> float:
+    """Epoch seconds of an aware datetime.
+
+    Raises:
+        InvalidLineageError: not a datetime, or without a zone.
+    """
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidLineageError("a time must be an aware datetime, such as datetime.now(timezone.utc)")
+    return moment.timestamp()
+
+
+def moment(seconds: float) -> datetime:
+    """The aware datetime of epoch seconds."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def node_type(value: LineageNodeType | str) -> LineageNodeType:
+    """The member for a member or its value.
+
+    Raises:
+        InvalidLineageError: there is none.
+    """
+    return _member(LineageNodeType, value)
+
+
+def edge_type(value: LineageEdgeType | str) -> LineageEdgeType:
+    """The member for a member or its value.
+
+    Raises:
+        InvalidLineageError: there is none.
+    """
+    return _member(LineageEdgeType, value)
+
+
+def _member(kind: type[_E], value: object) -> _E:
+    try:
+        return kind(value)
+    except ValueError:
+        names = ", ".join(str(member.value) for member in kind)
+        raise InvalidLineageError(f"{show(value)} is not a {kind.__name__}: use one of {names}") from None
+
+
+def check_text(value: object, what: str, limit: int = MAX_ID) -> str:
+    """``value`` itself, if it is a string of 1 to ``limit`` characters that can be written as UTF-8.
+
+    Raises:
+        InvalidLineageError: it is not.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= limit:
+        raise InvalidLineageError(f"{what} {show(value)}: a string of 1 to {limit:,} characters is needed")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InvalidLineageError(f"{what} {show(value)} holds a lone surrogate") from None
+    return value
+
+
+_PREFIXES: Final = {
+    "agent": LineageNodeType.AGENT,
+    "data": LineageNodeType.DATA_SOURCE,
+    "decision": LineageNodeType.DECISION,
+    "event": LineageNodeType.EVENT,
+    "model": LineageNodeType.MODEL,
+    "pillar": LineageNodeType.PILLAR,
+    "tool": LineageNodeType.TOOL,
+    "transform": LineageNodeType.TRANSFORM,
+}
+
+
+def implied_type(node_id: str) -> LineageNodeType:
+    """The type that an id suggests, for a node that only edges speak of: by its prefix; ``x:y`` with another
+    prefix is an agent of a pillar; anything else is data."""
+    prefix, colon, _ = node_id.partition(":")
+    return _PREFIXES.get(prefix) or (LineageNodeType.AGENT if colon else LineageNodeType.DATA_SOURCE)
+
+
+def implied_name(node_id: str) -> str:
+    """The name that an id suggests: what follows the first colon."""
+    return node_id.partition(":")[2] or node_id
+
+
+_canonical: Final = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def content_id(*parts: object) -> str:
+    """32 hex digits that depend on the parts alone, so that the same fact always has the same id."""
+    return blake2b(_canonical.encode(parts), digest_size=16).hexdigest()
