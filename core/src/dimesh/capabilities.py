@@ -43,7 +43,8 @@ class Capability(Enum):
     KEY_ORDER = "key-order"
     """Records of one ordering key are delivered in the order of their acknowledgement."""
     DURABLE_ATTEMPTS = "durable-attempts"
-    """The count of failed attempts survives a restart."""
+    """The count of failed attempts belongs to the group: the next member goes on counting, and it survives
+    whatever DURABLE lets survive."""
     DELAYED_DELIVERY = "delayed-delivery"
     """A record can be held back until a point in time; the wait survives what DURABLE survives."""
     FILTER_PUSHDOWN = "filter-pushdown"

@@ -81,6 +81,7 @@ class MemoryBackend:
             Capability.GROUPS,
             Capability.KEY_ORDER,
             Capability.DELAYED_DELIVERY,
+            Capability.DURABLE_ATTEMPTS,
             Capability.FILTER_PUSHDOWN,
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
@@ -139,7 +140,18 @@ class MemoryBackend:
                     if len(stream.mailbox) >= capacity:
                         break
                 else:
-                    return (self._put(target, log, record, routes, self._time()),)
+                    offset = log.next_offset
+                    log.next_offset = offset + 1
+                    delivery = Delivery(record, log.partition, offset, self._time())
+                    if target.keeps:
+                        log.records.append(delivery)
+                        if offset >= log.trim_at:
+                            target.trim(log)
+                    for stream in routes:
+                        stream.mailbox.append(delivery)
+                        if stream.waiter is not None:
+                            stream.wake()
+                    return (_position(Position, (log.partition, offset)),)
         if target.waiters or not target.has_room(records):
             await self._wait_for_room(target, records, timeout)
         return self._take(target, records)
@@ -167,7 +179,7 @@ class MemoryBackend:
         delivery = Delivery(record, log.partition, offset, now)
         if topic.keeps:
             log.records.append(delivery)
-            if len(log.records) >= log.trim_at:
+            if offset >= log.trim_at:
                 topic.trim(log)
         for stream in routes:
             stream.mailbox.append(delivery)
@@ -532,7 +544,7 @@ class _Topic:
             size = sum(len(d.record.payload) for d in records)
             while records and size > config.retention_bytes // self.partitions:
                 size -= len(records.popleft().record.payload)
-        log.trim_at = max(1_024, 2 * len(records))
+        log.trim_at = log.next_offset + max(1_024, len(records))
         if self.waiters:
             self.serve_waiters()
 
@@ -724,7 +736,10 @@ class _MemoryStream:
                 continue
             if offset > group.committed.get(partition, -1):
                 group.committed[partition] = offset
-                topic.trim(topic.logs[partition])
+                log = topic.logs[partition]
+                # Not at every commit: each looks at every group. When all is done, or when it has grown.
+                if offset == log.next_offset or log.next_offset >= log.trim_at or topic.waiters:
+                    topic.trim(log)
         if fenced:
             raise FencedError(f"partitions {fenced} of topic {topic.name!r} belong to another member now")
 

@@ -32,11 +32,13 @@ from dimesh.events.event import Event
 from dimesh.events.ids import new_event_id
 from dimesh.events.names import KNOWN_TOPICS, check_group, check_topic
 from dimesh.events.topics import DEAD_LETTER_SUFFIX, dead_letter_topic
-from dimesh.spi.bus import DEFAULT_TIMEOUT, BusBackend, Delivery, Record, Start, StartAt
+from dimesh.spi.bus import DEFAULT_TIMEOUT, BusBackend, Delivery, Record, Start, StartAt, TopicConfig
 
 log = logging.getLogger("dimesh.bus")
 
 DRAIN_TIMEOUT: Final = 10.0
+DEAD_LETTER_CONFIG: Final = TopicConfig(partitions=1, retention_records=100_000)
+"""Of a dead-letter topic that does not exist yet; change it with ``create_topic`` beforehand or later."""
 
 
 def sender_key(event: Event) -> str:
@@ -79,6 +81,7 @@ class EventBus:
         self._publish_timeout = publish_timeout
         self._drain_timeout = drain_timeout
         self._subscriptions: dict[str, Subscription] = {}
+        self._dead_letter_topics: set[str] = set()
         self._requests = Requests(self)
         self._opening: asyncio.Task[None] | None = None
         self._open = False
@@ -195,13 +198,20 @@ class EventBus:
             raise EventError(f"the ordering key has {len(key)} characters, at most 1,024 are allowed")
         if self.schema_gate is not None:
             await self.schema_gate.check(event)
-        due = None if delay is None and deliver_at is None else self._due(delay, deliver_at)
-        positions = await self.backend.append(
-            topic,
-            (Record.of(event, key, due),),
-            timeout=self._publish_timeout if timeout is None else timeout,
+        metadata = event.metadata
+        record = Record(
+            key,
+            event._event_type,
+            metadata.source_pillar,
+            metadata.priority._value_,
+            event.data,
+            None if delay is None and deliver_at is None else self._due(delay, deliver_at),
+            event,
         )
-        receipt = Receipt(topic, event.metadata.event_id, positions[0])
+        positions = await self.backend.append(
+            topic, (record,), timeout=self._publish_timeout if timeout is None else timeout
+        )
+        receipt = Receipt(topic, metadata.event_id, positions[0])
         observer = self.observer
         if observer is not None and observer.observes_published:
             observer.published(topic, event, receipt)
@@ -384,8 +394,10 @@ class EventBus:
         """
         event = dead_letter(delivery, failure)
         if not failure.topic.endswith(DEAD_LETTER_SUFFIX):
+            name = dead_letter_topic(failure.topic)
+            await self._ensure_dead_letters(name)
             await self.backend.append(
-                dead_letter_topic(failure.topic),
+                name,
                 (Record.of(event, delivery.record.key),),
                 timeout=self._publish_timeout,
             )
@@ -401,6 +413,14 @@ class EventBus:
             self.observer.dead_lettered(failure.topic, subscription_id, event, failure.reason)
         if h.REPLY_TO in event.headers:
             await self.reply(event, None, failure.reason)
+
+    async def _ensure_dead_letters(self, name: str) -> None:
+        # Made on purpose and not by the first append: a backend may keep nothing by default.
+        if name in self._dead_letter_topics or Capability.TOPIC_ADMIN not in self.capabilities:
+            return
+        if all(topic.name != name for topic in await self.backend.topics()):
+            await self.backend.create_topic(name, DEAD_LETTER_CONFIG)
+        self._dead_letter_topics.add(name)
 
     async def reply(self, request: Event, result: Any, error: str | None = None) -> None:
         """Answer a request. A reply that cannot be sent is logged: the request was handled all the same."""

@@ -129,7 +129,7 @@ class Subscription:
                 self.topic,
                 unhandled,
                 timeout,
-                "; the group's next member gets them" if self._durable else " and are gone for it",
+                "; the group's next member gets them" if self.group else " and are gone for it",
             )
 
     async def caught_up(self) -> None:

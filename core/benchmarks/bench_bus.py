@@ -1,0 +1,195 @@
+"""The memory bus: what an event costs from publish to the end of its handler, everything switched on.
+
+Floor: a bare ``asyncio.Queue`` hand-off of the same events between two tasks, with an empty coroutine called for
+each, in the same process and run. CPU seconds, since the machine may be busy with other things.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import time
+import tracemalloc
+from typing import Any
+
+from dimesh import Event, EventBus, EventBusFactory, EventHandler, EventMetadata
+
+EVENTS = 50_000
+ROUNDS = 7
+TYPES = [f"bench.type{i}" for i in range(10)]
+
+
+def events(count: int) -> list[Event]:
+    """320-byte payloads of ten types from 16 agents, all ids distinct."""
+    return [
+        Event(
+            TYPES[n % 10],
+            EventMetadata(source_pillar="Growth Engine", source_agent=f"agent-{n % 16}"),
+            {"n": n, "text": "x" * 300},
+        )
+        for n in range(count)
+    ]
+
+
+async def queue_hand_off(sample: list[Event]) -> float:
+    """CPU seconds for each event through a queue of the bus's size."""
+    queue: asyncio.Queue[Event] = asyncio.Queue(10_000)
+
+    async def handle(event: Event) -> None:
+        pass
+
+    async def consume() -> None:
+        for _ in sample:
+            await handle(await queue.get())
+
+    consumer = asyncio.create_task(consume())
+    began = time.process_time()
+    for event in sample:
+        await queue.put(event)
+    await consumer
+    return (time.process_time() - began) / len(sample)
+
+
+async def through_the_bus(sample: list[Event], handlers: int, many: int = 1) -> float:
+    """CPU seconds for each event through a bus with ``handlers`` filtered groups, published ``many`` at a time."""
+    # Each group has a buffer of its own: together they hold as much as the queue of the floor.
+    bus = EventBusFactory.create("memory", capacity=10_000 // handlers)
+    done = 0
+
+    async def handle(event: Event) -> None:
+        nonlocal done
+        done += 1
+
+    for n in range(handlers):
+        wanted = [TYPES[n]] if handlers > 1 else TYPES
+        await bus.subscribe("bench", EventHandler(handle, event_types=wanted), f"group-{n}")
+    began = time.process_time()
+    if many == 1:
+        for event in sample:
+            await bus.publish("bench", event)
+    else:
+        for start in range(0, len(sample), many):
+            await bus.publish_many("bench", sample[start : start + many])
+    await bus.idle()
+    spent = time.process_time() - began
+    assert done == len(sample), (done, len(sample))
+    await bus.close()
+    return spent / len(sample)
+
+
+async def latency(count: int = 5_000) -> tuple[float, float]:
+    """p50 and p99 seconds from publish to the handler, one event at a time."""
+    bus: EventBus = EventBusFactory.create("memory")
+    arrived: asyncio.Future[float] | None = None
+
+    async def handle(event: Event) -> None:
+        assert arrived is not None
+        arrived.set_result(time.perf_counter())
+
+    await bus.subscribe("bench", handle, "g")
+    times = []
+    for event in events(count):
+        arrived = asyncio.get_running_loop().create_future()
+        began = time.perf_counter()
+        await bus.publish("bench", event)
+        times.append(await arrived - began)
+    await bus.close()
+    times.sort()
+    return times[count // 2], times[count * 99 // 100]
+
+
+async def kept_after_handling(count: int) -> float:
+    """Bytes for each handled event that the bus still holds."""
+    bus = EventBusFactory.create("memory")
+
+    async def handle(event: Event) -> None:
+        pass
+
+    await bus.subscribe("bench", handle, "g")
+    tracemalloc.start()
+    await bus.publish_many("bench", events(40_000))  # fill the windows of remembered ids
+    await bus.idle()
+    await asyncio.sleep(bus.backend.commit_interval * 2)
+    gc.collect()
+    before, _ = tracemalloc.get_traced_memory()
+    for start in range(0, count, 1_000):
+        await bus.publish_many("bench", events(1_000))
+        await bus.idle()
+    await asyncio.sleep(bus.backend.commit_interval * 2)
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    await bus.close()
+    return (after - before) / count
+
+
+def run() -> list[dict[str, Any]]:
+    """Medians of seven rounds in turn: floor, one handler, ten handlers, batches."""
+    sample = events(EVENTS)
+    gc.collect()
+    gc.freeze()  # the sample itself is not what is measured
+    floors, ones, tens, batches = [], [], [], []
+    for _ in range(ROUNDS):
+        floors.append(asyncio.run(queue_hand_off(sample)))
+        ones.append(asyncio.run(through_the_bus(sample, 1)))
+        tens.append(asyncio.run(through_the_bus(sample, 10)))
+        batches.append(asyncio.run(through_the_bus(sample, 1, 100)))
+    gc.unfreeze()
+    p50, p99 = asyncio.run(latency())
+    kept = asyncio.run(kept_after_handling(40_000))
+
+    def micro(values: list[float]) -> float:
+        return statistics.median(values) * 1e6
+
+    ratio = statistics.median(f / o for f, o in zip(floors, ones, strict=True))
+    spread = statistics.median(t / o for t, o in zip(tens, ones, strict=True))
+    many = statistics.median(f / b for f, b in zip(floors, batches, strict=True))
+    return [
+        {"name": "bare asyncio.Queue hand-off", "value": micro(floors), "unit": "µs CPU/event"},
+        {
+            "name": "memory bus, one handler, publish one by one",
+            "value": micro(ones),
+            "unit": "µs CPU/event",
+            "target": "≤ 4",
+            "ok": micro(ones) <= 4,
+        },
+        {
+            "name": "memory bus against the hand-off (rate)",
+            "value": ratio,
+            "unit": "× floor",
+            "floor": micro(floors),
+            "ratio": ratio,
+            "target": "≥ 0.5",
+            "ok": ratio >= 0.5,
+        },
+        {
+            "name": "memory bus, publish_many of 100",
+            "value": micro(batches),
+            "unit": "µs CPU/event",
+            "floor": micro(floors),
+            "ratio": many,
+        },
+        {
+            "name": "ten filtered handlers against one (cost)",
+            "value": spread,
+            "unit": "×",
+            "ratio": spread,
+            "target": "≤ 1.15",
+            "ok": spread <= 1.15,
+        },
+        {"name": "memory bus, publish to handler, p50", "value": p50 * 1e6, "unit": "µs"},
+        {"name": "memory bus, publish to handler, p99", "value": p99 * 1e6, "unit": "µs"},
+        {
+            "name": "memory bus, held after handling",
+            "value": kept,
+            "unit": "bytes/event",
+            "target": "0 (± 5)",
+            "ok": abs(kept) <= 5,
+        },
+    ]
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(row)  # noqa: T201
