@@ -103,7 +103,7 @@ def __getattr__(name: str) -> Any:
             if error.name != module:
                 raise
             raise ImportError(
-                f'{name} is in the plugin {module.replace("_", "-")}, which is not installed: '
+                f"{name} is in the plugin {module.replace('_', '-')}, which is not installed: "
                 f'pip install "dimesh[{extra}]"',
                 name=module,
             ) from None

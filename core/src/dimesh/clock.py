@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 from time import monotonic as _monotonic
 from time import time as _wall
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 

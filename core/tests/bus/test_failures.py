@@ -20,8 +20,8 @@ from dimesh import (
     SubscriptionOptions,
 )
 from dimesh.bus.redrive import MAX_REDRIVES, DeadLetters
-from dimesh.errors import BackpressureError, ConfigurationError, RequestTimeoutError, TopicNotFoundError
 from dimesh.bus.requests import RemoteError
+from dimesh.errors import BackpressureError, ConfigurationError, RequestTimeoutError, TopicNotFoundError
 from dimesh.spi.bus import Record
 
 from .conftest import Recorder, event, eventually, eventually_async
@@ -32,7 +32,7 @@ FAST = SubscriptionOptions(retry=RetryPolicy(attempts=3, base=0.001))
 async def dead(bus: EventBus, count: int = 1) -> list[object]:
     async def enough() -> list[object] | None:
         try:
-            found = await DeadLetters(bus).list("t")
+            found = await DeadLetters(bus).entries("t")
         except TopicNotFoundError:
             return None
         return list(found) if len(found) >= count else None
@@ -106,7 +106,10 @@ async def test_a_hanging_coroutine_is_cancelled_and_counts_as_failed(bus: EventB
         await asyncio.Event().wait()
 
     await bus.subscribe(
-        "t", hang, "g", options=SubscriptionOptions(retry=RetryPolicy(attempts=2, base=0), handler_timeout=0.1)
+        "t",
+        hang,
+        "g",
+        options=SubscriptionOptions(retry=RetryPolicy(attempts=2, base=0), handler_timeout=0.1),
     )
     await bus.publish("t", event())
     (entry,) = await dead(bus)
@@ -237,7 +240,7 @@ async def test_bytes_that_are_no_event_are_kept_byte_for_byte(bus: EventBus) -> 
     assert result.done == ()
     assert "no event" in result.skipped[0][1]
     await DeadLetters(bus).discard("t")
-    assert await DeadLetters(bus).list("t") == []
+    assert await DeadLetters(bus).entries("t") == []
 
 
 async def test_redrive_goes_to_the_group_that_failed_and_to_nobody_else(bus: EventBus) -> None:
@@ -254,8 +257,8 @@ async def test_redrive_goes_to_the_group_that_failed_and_to_nobody_else(bus: Eve
     await eventually(lambda: broken.numbers == [1])
     await bus.idle()
     assert fine.numbers == [1]
-    assert await DeadLetters(bus).list("t") == []
-    (closed,) = await DeadLetters(bus).list("t", include_closed=True)
+    assert await DeadLetters(bus).entries("t") == []
+    (closed,) = await DeadLetters(bus).entries("t", include_closed=True)
     assert closed.redriven
     assert (await DeadLetters(bus).redrive("t")).done == ()
 
@@ -281,7 +284,7 @@ async def test_a_dead_letter_that_fails_again_stays_where_it_is(bus: EventBus) -
     failing = Recorder(lambda e: ValueError())
     await bus.subscribe("t.dlq", failing, "watch", start=StartAt.EARLIEST, options=FAST)
     await eventually(lambda: bus.stats()["watch"].dead_lettered == 1)
-    assert len(await DeadLetters(bus).list("t")) == 1
+    assert len(await DeadLetters(bus).entries("t")) == 1
     assert "t.dlq.dlq" not in [t.name for t in await bus.backend.topics()]
 
 
@@ -437,7 +440,9 @@ async def test_retries_wait_on_the_injected_clock() -> None:
     clock = ManualClock()
     bus = EventBusFactory.create("memory", clock=clock, seed=7)
     got = Recorder(lambda e: ValueError())
-    await bus.subscribe("t", got, options=SubscriptionOptions(retry=RetryPolicy(attempts=3, base=100, maximum=500)))
+    await bus.subscribe(
+        "t", got, options=SubscriptionOptions(retry=RetryPolicy(attempts=3, base=100, maximum=500))
+    )
     await bus.publish("t", event(1))
     await clock.advance(0)
     assert len(got.attempts) == 1  # and now nothing happens until time passes
@@ -461,7 +466,9 @@ async def test_the_observer_hears_of_everything(bus: EventBus) -> None:
         def delivered(self, topic: str, subscription: str, event: Event) -> None:
             heard.append(("delivered", topic, subscription))
 
-        def failed(self, topic: str, subscription: str, event: Event, error: BaseException, attempt: int) -> None:
+        def failed(
+            self, topic: str, subscription: str, event: Event, error: BaseException, attempt: int
+        ) -> None:
             heard.append(("failed", topic, subscription, str(error), str(attempt)))
 
         def dead_lettered(self, topic: str, subscription: str, event: Event, reason: str) -> None:

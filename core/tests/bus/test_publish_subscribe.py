@@ -170,7 +170,11 @@ async def test_delayed_delivery(bus: EventBus) -> None:
     await bus.publish("t", event("now"))
     await eventually(lambda: len(got.events) == 3)
     assert got.numbers == ["now", "at", "later"]
-    for wrong in ({"delay": -1}, {"delay": 1, "deliver_at": datetime.now(UTC)}, {"deliver_at": datetime(2026, 1, 1)}):  # noqa: DTZ001
+    for wrong in (
+        {"delay": -1},
+        {"delay": 1, "deliver_at": datetime.now(UTC)},
+        {"deliver_at": datetime(2026, 1, 1)},  # noqa: DTZ001
+    ):
         with pytest.raises(ConfigurationError):
             await bus.publish("t", event(), **wrong)  # type: ignore[arg-type]
 

@@ -52,7 +52,7 @@ MAX_ROUTES: Final = 4_096
 MAX_PARTITIONS: Final = 1_024
 
 
-class MemoryOptions(Options):
+class MemoryOptions(Options, frozen=True):
     """Options of the memory bus."""
 
     partitions: int = 1
@@ -280,7 +280,8 @@ class MemoryBackend:
         found = self._topics.get(topic)
         if found is None:
             return []
-        kept = [d for log in found.logs for d in itertools.islice(log.records, max(len(log.records) - self.options.history, 0), None)]
+        last = self.options.history
+        kept = [d for log in found.logs for d in tuple(log.records)[-last:]] if last else []
         kept.sort(key=lambda d: d.timestamp)
         return kept
 
@@ -422,7 +423,9 @@ class _Topic:
                 await group.rebalance(self)
             for stream in self.streams:
                 if stream.group is None:
-                    stream.delivered = {log.partition: log.next_offset for log in self.logs} | stream.delivered
+                    stream.delivered = {
+                        log.partition: log.next_offset for log in self.logs
+                    } | stream.delivered
         for log in self.logs:
             self.trim(log)
 
@@ -516,8 +519,7 @@ class _Topic:
         if isinstance(start, datetime):
             instant = start.timestamp()
             return {
-                log.partition: log.earliest
-                + bisect_left(log.records, instant, key=lambda d: d.timestamp)  # type: ignore[call-overload]
+                log.partition: log.earliest + bisect_left(log.records, instant, key=lambda d: d.timestamp)
                 for log in self.logs
             }
         assert isinstance(start, Mapping)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from dimesh.bus.futures import settle
 from dimesh.bus.handler import Middleware
 from dimesh.bus.identity import identity_of
 from dimesh.bus.progress import Lane, PartitionProgress
@@ -59,18 +61,14 @@ class BatchWorkers(Workers):
 
     async def _fill(self, lane: Lane) -> None:
         filled = self._filled[lane] = asyncio.get_running_loop().create_future()
-        timer = self.bus.clock.call_later(
-            self.sub.handler.batch_wait, lambda: filled.done() or filled.set_result(None)
-        )
+        timer = self.bus.clock.call_later(self.sub.handler.batch_wait, partial(settle, filled))
         try:
             await filled
         finally:
             timer.cancel()
             del self._filled[lane]
 
-    async def _handle(
-        self, worker: Worker, part: PartitionProgress, deliveries: Sequence[Delivery]
-    ) -> None:
+    async def _handle(self, worker: Worker, part: PartitionProgress, deliveries: Sequence[Delivery]) -> None:
         pairs = await self._events(part, deliveries)
         policy = self.sub.options.retry
         while pairs:

@@ -45,7 +45,8 @@ class Failure:
 
 def stack_digest(error: BaseException) -> str:
     """16 hex digits that are the same for the same kind of failure at the same place in the code: made of the
-    error's type and the file, function and line of each frame, never of the message."""
+    error's type and the file, function and line of each frame, never of the message.
+    """
     digest = hashlib.sha256(type(error).__qualname__.encode())
     for frame in traceback.extract_tb(error.__traceback__):
         digest.update(f"{frame.filename}:{frame.name}:{frame.lineno}\n".encode("utf-8", "replace"))

@@ -73,7 +73,5 @@ class EventBusFactory:
         from dimesh.plugins import default_manager
 
         engine = {name: options.pop(name) for name in tuple(options) if name in ENGINE_OPTIONS}
-        backend = default_manager().bus_backend(
-            bus_type, options, clock=engine.get("clock") or SystemClock()
-        )
+        backend = default_manager().bus_backend(bus_type, options, clock=engine.get("clock") or SystemClock())
         return EventBus(backend, **engine)

@@ -58,7 +58,7 @@ class EventHandler:
             raise ConfigurationError(f"{error}; priorities are low, normal, high, critical") from error
         self.batch_size = batch_size
         self.batch_wait = batch_wait
-        self.name = name or getattr(handler_func, "__qualname__", type(handler_func).__name__)
+        self.name: str = name or getattr(handler_func, "__qualname__", "") or type(handler_func).__name__
         self.filter = Filter(self.event_types, self.pillars, self.priorities)
 
     @property

@@ -29,9 +29,7 @@ class BusObserver(Protocol):
         """A handler finished an event."""
         ...
 
-    def failed(
-        self, topic: str, subscription: str, event: Event, error: BaseException, attempt: int
-    ) -> None:
+    def failed(self, topic: str, subscription: str, event: Event, error: BaseException, attempt: int) -> None:
         """A handler failed an event."""
         ...
 

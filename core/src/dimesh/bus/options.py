@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from dimesh.bus.retry import RetryPolicy
 from dimesh.errors import ConfigurationError
 
+DEFAULT_RETRY = RetryPolicy()
+
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionOptions:
@@ -20,7 +22,7 @@ class SubscriptionOptions:
     """Ordering keys handled at the same time."""
     max_in_flight: int = 1_000
     """Records received and not done; the stream is not read further until there is room."""
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = DEFAULT_RETRY
     handler_timeout: float | None = 300.0
     """Seconds after which a call of the handler counts as failed (and is cancelled, if it is a coroutine); noticed
     within a quarter of it. None: no limit."""

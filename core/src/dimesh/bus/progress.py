@@ -12,7 +12,8 @@ from dimesh.spi.bus import Attempts, Delivery
 
 class Lane:
     """The records of one ordering key that wait for their turn. One worker at a time serves a lane, so its records
-    are handled in order; a failing record keeps its lane waiting and nobody else's."""
+    are handled in order; a failing record keeps its lane waiting and nobody else's.
+    """
 
     __slots__ = ("key", "part", "queue", "timer")
 
@@ -62,6 +63,17 @@ class PartitionProgress:
     def watermark(self) -> int:
         """The offset to commit."""
         return min(self.open) if self.open else self.next_offset
+
+    def drop_parked(self) -> int:
+        """Forget the lanes that wait for another attempt; returns how many records. They stay open."""
+        dropped = 0
+        for lane in self.lanes.values():
+            if lane.timer is not None:
+                dropped += len(lane.queue)
+                lane.queue.clear()
+                lane.timer.cancel()
+                lane.timer = None
+        return dropped
 
     def give_up(self) -> int:
         """Drop what was not begun; returns how many records. They stay open, so they hold the watermark."""

@@ -43,7 +43,7 @@ class DeadLetters:
         await self._bus.open()
         return [t.name for t in await self._bus.backend.topics() if t.name.endswith(DEAD_LETTER_SUFFIX)]
 
-    async def list(self, topic: str | None = None, *, include_closed: bool = False) -> list[DeadLetter]:
+    async def entries(self, topic: str | None = None, *, include_closed: bool = False) -> list[DeadLetter]:
         """The open entries, oldest first.
 
         Args:
@@ -91,9 +91,7 @@ class DeadLetters:
             following: dict[int, int] = {}
             for delivery in page:
                 yield delivery
-                following[delivery.partition] = max(
-                    delivery.offset + 1, following.get(delivery.partition, 0)
-                )
+                following[delivery.partition] = max(delivery.offset + 1, following.get(delivery.partition, 0))
             page = list(await backend.read(name, following, PAGE))
 
     async def redrive(
@@ -116,7 +114,7 @@ class DeadLetters:
         """
         done: list[DeadLetter] = []
         skipped: list[tuple[DeadLetter, str]] = []
-        for entry in self._chosen(await self.list(topic), positions, ids):
+        for entry in self._chosen(await self.entries(topic), positions, ids):
             if limit is not None and len(done) >= limit:
                 break
             reason = _why_not(entry, force)
@@ -138,7 +136,7 @@ class DeadLetters:
         ids: Collection[str] | None = None,
     ) -> RedriveResult:
         """Mark open entries as given up. They stay readable until retention removes them."""
-        done = self._chosen(await self.list(topic), positions, ids)
+        done = self._chosen(await self.entries(topic), positions, ids)
         for entry in done:
             await self._mark(dead_letter_topic(topic), entry, DISCARDED)
         return RedriveResult(tuple(done), ())

@@ -44,7 +44,7 @@ class RetryPolicy:
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether retrying is pointless."""
-        return isinstance(error, FATAL) or isinstance(error, self.fatal)
+        return isinstance(error, (*FATAL, *self.fatal))
 
     def delay(self, failed: int, rng: random.Random) -> float:
         """Seconds to wait after the ``failed``-th failure (from 1)."""

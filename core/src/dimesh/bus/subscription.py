@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dimesh.bus.batches import BatchWorkers
+from dimesh.bus.futures import settle
 from dimesh.bus.handler import EventHandler, Middleware
 from dimesh.bus.identity import identity_of
 from dimesh.bus.options import SubscriptionOptions, SubscriptionStats
 from dimesh.bus.progress import PartitionProgress
 from dimesh.bus.retry import RetryPolicy
-from dimesh.bus.workers import Workers
+from dimesh.bus.workers import Workers, report_death
 from dimesh.capabilities import Capability
 from dimesh.clock import Handle
 from dimesh.errors import (
@@ -78,12 +80,17 @@ class Subscription:
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the stream ended by itself, as when the topic was deleted."""
         self._request = Subscribe(topic, group, subscription_id, start, reset, handler.filter)
-        self._durable = Capability.DURABLE in backend.capabilities and group is not None
-        self._filters = not handler.filter.everything and Capability.FILTER_PUSHDOWN not in backend.capabilities
+        self.comes_again = not self.is_log or (
+            group is not None and Capability.DURABLE in backend.capabilities
+        )
+        """Whether what is left undone is delivered again later."""
+        self._filters = (
+            not handler.filter.everything and Capability.FILTER_PUSHDOWN not in backend.capabilities
+        )
         self._commit_timer: Handle | None = None
         self._commit_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self.stopping = False
         kind = Workers if handler.batch_size is None else BatchWorkers
         self._workers = kind(self, middleware)
 
@@ -96,21 +103,26 @@ class Subscription:
             asyncio.create_task(self._pump(), name=f"dimesh-pump-{self.id}"),
             asyncio.create_task(self._commit_loop(), name=f"dimesh-commit-{self.id}"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(report_death)
         self._workers.start()
 
     async def stop(self, timeout: float) -> None:
         """Finish what was received (and, where no position is kept that a successor could go on from, what was
         taken before this call), commit, and leave. What is not done after ``timeout`` seconds is cancelled and not
-        committed."""
-        if self._stopping:
+        committed.
+        """
+        if self.stopping:
             return
-        self._stopping = True
+        self.stopping = True
         late: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self.bus.clock.call_later(timeout, lambda: late.done() or late.set_result(None))
-        only_received = self._durable or not self.is_log
+        timer = self.bus.clock.call_later(timeout, partial(settle, late))
+        only_received = self.comes_again
         try:
             if only_received:
                 self._tasks[0].cancel()
+                # What waits for another attempt comes again to the next member: not worth waiting for.
+                self._dropped(sum(part.drop_parked() for part in self.parts.values()))
             while not late.done():
                 if self.in_flight:
                     await self._wait_below(1, late)

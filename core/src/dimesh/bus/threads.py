@@ -20,7 +20,8 @@ MAX_ABANDONED: Final = 64
 
 class ThreadPool:
     """Threads that run one call each at a time. There are as many as there were calls at once: the callers (the
-    workers of a subscription) are the bound."""
+    workers of a subscription) are the bound.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name

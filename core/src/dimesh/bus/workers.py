@@ -8,6 +8,7 @@ until the backoff is over: its order is kept and no worker waits.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from dimesh.bus.threads import ThreadPool
 from dimesh.capabilities import Capability
 from dimesh.clock import Handle
 from dimesh.errors import BusError, CodecError, DimeshError, StorageError
-from dimesh.events.event import NO_HEADERS, Event
+from dimesh.events.event import NO_HEADERS
 from dimesh.spi.bus import Attempts, Delivery
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ class Workers:
             plain = self.sub.handler.handler_func
 
             async def in_thread(event: Any) -> Any:
-                return await threads.run(plain, event)
+                result = await threads.run(plain, event)
+                # A plain function may hand back a coroutine (a lambda around an async one does).
+                return await result if inspect.isawaitable(result) else result
 
             function = in_thread
         gate = self.bus.schema_gate
@@ -134,7 +137,7 @@ class Workers:
             worker = Worker()
             self._workers.append(worker)
             worker.task = asyncio.create_task(self._work(worker), name=f"dimesh-worker-{self.sub.id}")
-            worker.task.add_done_callback(_report)
+            worker.task.add_done_callback(report_death)
             wanted -= 1
 
     async def rest(self, worker: Worker) -> None:
@@ -289,9 +292,13 @@ class Workers:
         if part.given_up:
             self.leave_open()
             return Outcome.LEFT_OPEN
-        if policy.is_fatal(error) or attempts.count >= policy.attempts:
+        final = policy.is_fatal(error) or attempts.count >= policy.attempts
+        if final:
             return await self.bury(part, delivery, error, attempts)
         await self.keep_attempts(delivery, attempts)
+        if self.sub.stopping and self.sub.comes_again:
+            self.leave_open()
+            return Outcome.LEFT_OPEN
         lane.queue.appendleft(delivery)
 
         def unpark() -> None:
@@ -379,6 +386,7 @@ class Workers:
         self._watch_timer = self.bus.clock.call_later(limit / 4, look)
 
 
-def _report(task: asyncio.Task[None]) -> None:
+def report_death(task: asyncio.Task[None]) -> None:
+    """Say so when one of the engine's own tasks ends by an exception: that is a bug, and never silent."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("a worker died of a bug in dimesh", exc_info=error)
+        log.critical("%s died of a bug in dimesh", task.get_name(), exc_info=error)

@@ -4,19 +4,56 @@ from __future__ import annotations
 
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from dimesh.errors import CodecError, EventError
 from dimesh.events import strictjson
-from dimesh.events.event import JSON, NO_HEADERS, Event, freeze_headers, restore
-from dimesh.events.metadata import NO_TAGS, EventMetadata
+from dimesh.events.event import (
+    JSON,
+    MAX_VERSION,
+    NO_HEADERS,
+    Event,
+    Headers,
+    check_size,
+    check_version,
+    embeddable,
+    freeze_headers,
+    restore,
+)
+from dimesh.events.ids import new_event_id, new_trace_id
+from dimesh.events.metadata import MAX_FIELD, NO_TAGS, UTC, EventMetadata, check_text
 from dimesh.events.names import check_type
 from dimesh.events.types import EventPriority
 
 FORMAT: Final = 1
 """Version of the compact header. A reader refuses a newer one."""
+
+# What msgspec and the checks raise on hostile input.
+_REFUSALS: Final = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
+
+_Version = Annotated[str, Meta(min_length=1, max_length=MAX_VERSION)]
+_ContentType = Annotated[str, Meta(min_length=1, max_length=MAX_FIELD)]
+_HeaderName = Annotated[str, Meta(min_length=1, max_length=MAX_FIELD)]
+
+
+def _plain_text(value: object) -> str:
+    # msgspec writes str itself only; a subclass is written as the text it is.
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise TypeError(f"{type(value).__name__} cannot be part of an event")
+
+
+def _split_headers(headers: Headers) -> tuple[dict[str, str], dict[str, bytes]]:
+    text = {name: value for name, value in headers.items() if isinstance(value, str)}
+    return text, {name: value for name, value in headers.items() if isinstance(value, bytes)}
+
+
+def _unencodable(event: Event, error: Exception) -> EventError:
+    return EventError(f"{event!r} cannot be encoded: {error}")
+
 
 # -- compact -----------------------------------------------------------------------------------------
 
@@ -24,22 +61,29 @@ FORMAT: Final = 1
 class _Header(msgspec.Struct, array_like=True, gc=False):
     format: int
     event_type: str
-    schema_version: str
+    schema_version: _Version
     metadata: EventMetadata
-    content_type: str = JSON
-    headers: dict[str, Any] | None = None
+    content_type: _ContentType = JSON
+    headers: dict[_HeaderName, str] | None = None
+    binary_headers: dict[_HeaderName, bytes] | None = None
 
 
-_encode = msgspec.msgpack.Encoder().encode
+class _FormatOnly(msgspec.Struct, array_like=True, gc=False):
+    format: int
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain_text).encode
 _decode = msgspec.msgpack.Decoder(_Header).decode
+_decode_format = msgspec.msgpack.Decoder(_FormatOnly).decode
 
 
 def encode_header(event: Event) -> bytes:
     """Everything of an event but its payload, as a MessagePack array. The payload is ``event.data``.
 
     Raises:
-        EventError: a header or field holds a lone surrogate.
+        EventError: a header or field cannot be written.
     """
+    text, binary = _split_headers(event.headers) if event.headers else (None, None)
     try:
         return _encode(
             _Header(
@@ -48,11 +92,12 @@ def encode_header(event: Event) -> bytes:
                 event.schema_version,
                 event.metadata,
                 event.content_type,
-                dict(event.headers) if event.headers else None,
+                text,
+                binary,
             )
         )
-    except UnicodeEncodeError as error:
-        raise EventError(f"{event!r} holds a lone surrogate in a header") from error
+    except (TypeError, ValueError) as error:
+        raise _unencodable(event, error) from error
 
 
 def decode_header(header: bytes, data: bytes) -> Event:
@@ -63,111 +108,32 @@ def decode_header(header: bytes, data: bytes) -> Event:
     """
     try:
         found = _decode(header)
-    except (msgspec.MsgspecError, EventError, UnicodeDecodeError, RecursionError) as error:
+        check_type(found.event_type)
+    except _REFUSALS as error:
         raise CodecError(_why(header, error)) from error
     if found.format != FORMAT:
         raise CodecError(_why(header, None))
-    return restore(
-        found.event_type,
-        found.metadata,
-        data,
-        found.schema_version,
-        found.content_type,
-        MappingProxyType(found.headers) if found.headers else NO_HEADERS,
-    )
+    headers: Headers = NO_HEADERS
+    if found.headers or found.binary_headers:
+        headers = MappingProxyType({**(found.headers or {}), **(found.binary_headers or {})})
+    return restore(found.event_type, found.metadata, data, found.schema_version, found.content_type, headers)
 
 
 def _why(header: bytes, error: Exception | None) -> str:
     try:
-        loose = msgspec.msgpack.decode(header)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        loose = None
-    if isinstance(loose, list) and loose and isinstance(loose[0], int) and loose[0] > FORMAT:
-        return f"the event header has format {loose[0]}, this dimesh reads up to {FORMAT}: upgrade dimesh"
-    return f"not an event header: {error or 'unknown format'}"
+        version = _decode_format(header).format
+    except _REFUSALS:
+        version = FORMAT
+    if version > FORMAT:
+        return f"the event header has format {version}, this dimesh reads up to {FORMAT}: upgrade dimesh"
+    return f"not an event header: {error or f'format {version} does not exist'}"
 
 
 # -- JSON --------------------------------------------------------------------------------------------
 
 
-class _JsonMetadata(msgspec.Struct, gc=False):
-    # The names of EventMetadata, written as an object instead of an array.
-    event_id: str
-    trace_id: str
-    span_id: str | None
-    parent_span_id: str | None
-    source_pillar: str
-    source_agent: str
-    target_pillar: str | None
-    target_agent: str | None
-    timestamp: datetime
-    priority: EventPriority
-    correlation_id: str | None
-    causation_id: str | None
-    tags: dict[str, str]
-
-
-class _JsonEvent(msgspec.Struct, gc=False, omit_defaults=True):
-    event_type: str
-    metadata: _JsonMetadata
-    payload: msgspec.Raw
-    schema_version: str
-    content_type: str = JSON
-    headers: dict[str, Any] = msgspec.field(default_factory=dict)
-
-
-_encode_json = msgspec.json.Encoder().encode
-_JSON_FIELDS: Final = frozenset(_JsonEvent.__struct_fields__)
-
-
-def encode_json(event: Event) -> bytes:
-    """One JSON object; see :meth:`Event.to_json`. A payload that is not JSON is written as base64 text."""
-    m = event.metadata
-    payload = event.data
-    if event.content_type != JSON:
-        payload = _encode_json(event.data)
-    elif not payload:
-        payload = b"null"
-    try:
-        return _encode_json(
-            _JsonEvent(
-                event._event_type,
-                _JsonMetadata(
-                    m.event_id,
-                    m.trace_id,
-                    m.span_id,
-                    m.parent_span_id,
-                    m.source_pillar,
-                    m.source_agent,
-                    m.target_pillar,
-                    m.target_agent,
-                    m.timestamp,
-                    m.priority,
-                    m.correlation_id,
-                    m.causation_id,
-                    m.tags,
-                ),
-                msgspec.Raw(payload),
-                event.schema_version,
-                event.content_type,
-                dict(event.headers) if event.headers else {},
-            )
-        )
-    except UnicodeEncodeError as error:
-        raise EventError(f"{event!r} holds a lone surrogate in a header") from error
-
-
-class _ReadEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    # What is accepted from outside: all but the type may be left out.
-    event_type: str
-    metadata: _ReadMetadata = msgspec.field(default_factory=lambda: _ReadMetadata())
-    payload: msgspec.Raw = msgspec.Raw(b"null")
-    schema_version: str = "1.0.0"
-    content_type: str = JSON
-    headers: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-class _ReadMetadata(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class _JsonMetadata(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    # EventMetadata as an object. Its order and names; here everything may be left out.
     event_id: str | None = None
     trace_id: str | None = None
     span_id: str | None = None
@@ -183,7 +149,70 @@ class _ReadMetadata(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     tags: dict[str, str] = NO_TAGS
 
 
-_decode_json = msgspec.json.Decoder(_ReadEvent).decode
+_NO_METADATA: Final = _JsonMetadata()
+
+
+class _JsonEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    event_type: str
+    metadata: _JsonMetadata = _NO_METADATA
+    payload: Any = UNSET
+    schema_version: str = "1.0.0"
+    payload_base64: bytes | UnsetType = UNSET
+    content_type: str | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+    headers_base64: dict[str, bytes] | UnsetType = UNSET
+
+
+class _RawJsonEvent(_JsonEvent, gc=False, forbid_unknown_fields=True):
+    # The same, with the payload's bytes as they stand in the text.
+    payload: msgspec.Raw | UnsetType = UNSET
+
+
+_encode_json = msgspec.json.Encoder(enc_hook=_plain_text).encode
+_decode_json = msgspec.json.Decoder(_JsonEvent).decode
+_decode_raw_json = msgspec.json.Decoder(_RawJsonEvent).decode
+_encode_payload = msgspec.json.Encoder().encode
+
+
+def encode_json(event: Event) -> bytes:
+    """One JSON object; see :meth:`Event.to_json`.
+
+    Raises:
+        EventError: a header or field cannot be written.
+    """
+    m = event.metadata
+    data = event.data
+    embed = embeddable(event)
+    found = _JsonEvent(
+        event._event_type,
+        _JsonMetadata(
+            m.event_id,
+            m.trace_id,
+            m.span_id,
+            m.parent_span_id,
+            m.source_pillar,
+            m.source_agent,
+            m.target_pillar,
+            m.target_agent,
+            m.timestamp,
+            m.priority,
+            m.correlation_id,
+            m.causation_id,
+            m.tags,
+        ),
+        msgspec.Raw(data) if embed else UNSET,
+        event.schema_version,
+        UNSET if embed or not data else data,
+        UNSET if event.content_type == JSON else event.content_type,
+    )
+    if event.headers:
+        text, binary = _split_headers(event.headers)
+        found.headers = text or UNSET
+        found.headers_base64 = binary or UNSET
+    try:
+        return _encode_json(found)
+    except (TypeError, ValueError) as error:
+        raise _unencodable(event, error) from error
 
 
 def decode_json(text: str | bytes) -> Event:
@@ -192,42 +221,69 @@ def decode_json(text: str | bytes) -> Event:
     Raises:
         EventError: not strict JSON, an unknown field, or a value that does not fit.
     """
-    try:
-        found = _decode_json(text)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        strictjson.loads(text)  # where the text is not JSON at all, that says it better
-        raise EventError(f"not an event: {error}") from error
-    except RecursionError as error:
-        raise EventError("not an event: nested too deep") from error
+    if not isinstance(text, (str, bytes)):
+        raise EventError(f"an event as JSON is str or bytes, this is {type(text).__name__}")
+    found, payload = _read(text)
+    if found.payload_base64 is not UNSET:
+        if payload:
+            raise EventError("not an event: it has both payload and payload_base64")
+        known, payload = None, found.payload_base64
+    else:
+        known = True if payload else None
+    content_type = JSON
+    if found.content_type is not UNSET:
+        content_type = found.content_type
+        check_text("content_type", content_type)
+        known = None
+    headers = NO_HEADERS
+    if found.headers is not UNSET or found.headers_base64 is not UNSET:
+        headers = _join_headers(found.headers or {}, found.headers_base64 or {})
     m = found.metadata
-    given: dict[str, Any] = {}
-    if m.event_id is not None:
-        given["event_id"] = m.event_id
-    if m.trace_id is not None:
-        given["trace_id"] = m.trace_id
-    if m.timestamp is not None:
-        given["timestamp"] = m.timestamp
-    event = restore(
+    return restore(
         check_type(found.event_type),
         EventMetadata(
-            span_id=m.span_id,
-            parent_span_id=m.parent_span_id,
-            source_pillar=m.source_pillar,
-            source_agent=m.source_agent,
-            target_pillar=m.target_pillar,
-            target_agent=m.target_agent,
-            priority=m.priority,
-            correlation_id=m.correlation_id,
-            causation_id=m.causation_id,
-            tags=m.tags,
-            **given,
+            new_event_id() if m.event_id is None else m.event_id,
+            new_trace_id() if m.trace_id is None else m.trace_id,
+            m.span_id,
+            m.parent_span_id,
+            m.source_pillar,
+            m.source_agent,
+            m.target_pillar,
+            m.target_agent,
+            datetime.now(UTC) if m.timestamp is None else m.timestamp,
+            m.priority,
+            m.correlation_id,
+            m.causation_id,
+            m.tags,
         ),
-        bytes(found.payload),
-        found.schema_version,
-        found.content_type,
-        freeze_headers(found.headers) if found.headers else NO_HEADERS,
+        check_size(payload),
+        "1.0.0" if found.schema_version == "1.0.0" else check_version(found.schema_version),
+        content_type,
+        headers,
+        known,
     )
-    if encode_json(event) != (text.encode("utf-8") if isinstance(text, str) else text):
-        # Not our own writing: read it once more by the strict rules (duplicate keys, numbers, surrogates).
-        strictjson.loads(text)
-    return event
+
+
+def _read(text: str | bytes) -> tuple[_JsonEvent, bytes]:
+    """What stands in ``text``, and the bytes of its payload (none where there is no payload)."""
+    try:
+        raw = text.encode("utf-8") if isinstance(text, str) else text
+        found = _decode_json(raw)
+        # What is written back as it was has no duplicate key, and no number that was rounded.
+        if _encode_json(found) == raw and not strictjson.maybe_deep(raw):
+            return found, b"" if found.payload is UNSET else _encode_payload(found.payload)
+    except _REFUSALS:
+        pass
+    strictjson.loads(text)
+    try:
+        found = _decode_raw_json(text)
+    except _REFUSALS as error:
+        raise EventError(f"not an event: {error}") from error
+    return found, b"" if found.payload is UNSET else bytes(found.payload)
+
+
+def _join_headers(text: dict[str, str], binary: dict[str, bytes]) -> Headers:
+    found: dict[str, Any] = {**text, **binary}
+    if len(found) != len(text) + len(binary):
+        raise EventError("not an event: a header stands in both headers and headers_base64")
+    return freeze_headers(found)

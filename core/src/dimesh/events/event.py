@@ -4,23 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, final
 
 from dimesh.errors import EventError, PayloadError
 from dimesh.events import strictjson
-from dimesh.events.metadata import EventMetadata
+from dimesh.events.metadata import EventMetadata, check_text
 from dimesh.events.names import check_type, show
 from dimesh.events.types import EventType, event_type
 
 JSON: Final = "application/json"
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 """Most bytes of one payload. Backends may set a lower limit."""
+MAX_VERSION: Final = 64
+"""Most characters of a schema version."""
 
 Headers = Mapping[str, str | bytes]
 NO_HEADERS: Final[Headers] = MappingProxyType({})
 
 
-class Event:
+class _Fields:
+    """The slots of an event while it is filled in; see :func:`restore`."""
+
+    __slots__ = (
+        "_embeddable",
+        "_event_type",
+        "content_type",
+        "data",
+        "headers",
+        "metadata",
+        "schema_version",
+    )
+
+    _event_type: str
+    _embeddable: bool | None
+    metadata: EventMetadata
+    data: bytes
+    """The payload's bytes, exactly as they travel. Empty where there is no payload at all."""
+    schema_version: str
+    content_type: str
+    """Media type of :attr:`data`; ``application/json`` unless it came from elsewhere."""
+    headers: Headers
+
+
+@final
+class Event(_Fields):
     """Something that happened, as a fact that nobody can change.
 
     Args:
@@ -32,48 +59,34 @@ class Event:
 
     Raises:
         EventError: the type, metadata or version is not acceptable.
-        PayloadError: the payload cannot be written as strict JSON.
+        PayloadError: the payload cannot be written as strict JSON, or is larger than 64 MiB.
     """
 
-    __slots__ = ("_event_type", "content_type", "data", "headers", "metadata", "schema_version")
+    __slots__ = ()
 
-    _event_type: str
-    metadata: EventMetadata
-    data: bytes
-    """The payload's bytes, exactly as they travel."""
-    schema_version: str
-    content_type: str
-    """Media type of :attr:`data`; ``application/json`` unless it came from elsewhere."""
-    headers: Headers
-
-    def __init__(
-        self,
+    def __new__(
+        cls,
         event_type: EventType | str,
         metadata: EventMetadata | None = None,
         payload: Any = None,
         schema_version: str = "1.0.0",
         *,
         headers: Headers | None = None,
-    ) -> None:
+    ) -> Event:
         name = event_type.value if isinstance(event_type, EventType) else check_type(event_type)
         if metadata is None:
             metadata = EventMetadata()
         elif not isinstance(metadata, EventMetadata):
             raise EventError(f"metadata is {type(metadata).__name__}, an EventMetadata is needed")
-        if not isinstance(schema_version, str) or not 0 < len(schema_version) <= 64:
-            raise EventError(f"schema_version {show(schema_version)} is not a string of 1 to 64 characters")
-        data = strictjson.dumps(payload)
-        if len(data) > MAX_PAYLOAD:
-            raise PayloadError(
-                f"the payload has {len(data):,} bytes, at most {MAX_PAYLOAD:,} are allowed: store it "
-                "elsewhere and send its address"
-            )
-        _set_type(self, name)
-        _set_metadata(self, metadata)
-        _set_data(self, data)
-        _set_version(self, schema_version)
-        _set_content(self, JSON)
-        _set_headers(self, freeze_headers(headers) if headers else NO_HEADERS)
+        return restore(
+            name,
+            metadata,
+            check_size(strictjson.dumps(payload)),
+            check_version(schema_version),
+            JSON,
+            freeze_headers(headers) if headers else NO_HEADERS,
+            True,
+        )
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -90,13 +103,14 @@ class Event:
     @property
     def payload(self) -> Any:
         """The payload, decoded anew at each access: changing what you got changes nothing else.
+        None where there are no bytes at all.
 
         Raises:
             PayloadError: :attr:`data` is not strict JSON, or :attr:`content_type` says it is something else.
         """
-        if self.content_type != JSON and not _is_json(self.content_type):
-            raise PayloadError(f"the payload is {self.content_type!r:.80}, not JSON: read event.data instead")
-        return strictjson.loads(self.data)
+        if self.content_type != JSON and not is_json(self.content_type):
+            raise PayloadError(f"the payload is {show(self.content_type)}, not JSON: read event.data instead")
+        return strictjson.loads(self.data) if self.data else None
 
     def replace(
         self,
@@ -112,22 +126,27 @@ class Event:
             self.schema_version,
             self.content_type,
             self.headers if headers is None else freeze_headers(headers),
+            self._embeddable,
         )
 
     # -- JSON ------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
-        """One JSON object: event_type, metadata, payload, schema_version (and headers, where there are)."""
+        """One JSON object: event_type, metadata, payload, schema_version; headers, where there are any.
+
+        A payload that is not JSON is ``payload_base64`` instead (with content_type), a header whose value is
+        bytes stands in ``headers_base64``: whatever the event, :meth:`from_json` gives an equal one back.
+        """
         from dimesh.events.codec import encode_json
 
         return encode_json(self).decode("utf-8")
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Event:
-        """The event that :meth:`to_json` wrote.
+        """The event that :meth:`to_json` wrote. In text from elsewhere all but ``event_type`` may be left out.
 
         Raises:
-            EventError: it is not strict JSON, or not an event.
+            EventError: it is not strict JSON, has an unknown field, or a value that does not fit.
         """
         from dimesh.events.codec import decode_json
 
@@ -162,7 +181,7 @@ class Event:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (
-            restore,
+            _unpickle,
             (
                 self._event_type,
                 self.metadata,
@@ -174,16 +193,6 @@ class Event:
         )
 
 
-# The slots' own setters get past __setattr__ and cost a third of object.__setattr__.
-_set_type = Event.__dict__["_event_type"].__set__
-_set_metadata = Event.__dict__["metadata"].__set__
-_set_data = Event.__dict__["data"].__set__
-_set_version = Event.__dict__["schema_version"].__set__
-_set_content = Event.__dict__["content_type"].__set__
-_set_headers = Event.__dict__["headers"].__set__
-_new = Event.__new__
-
-
 def restore(
     name: str,
     metadata: EventMetadata,
@@ -191,32 +200,98 @@ def restore(
     schema_version: str = "1.0.0",
     content_type: str = JSON,
     headers: Headers = NO_HEADERS,
+    embeddable: bool | None = None,
 ) -> Event:
-    """An event from parts that were checked before: for codecs and backends, not for users."""
-    event = _new(Event)
-    _set_type(event, name)
-    _set_metadata(event, metadata)
-    _set_data(event, data)
-    _set_version(event, schema_version)
-    _set_content(event, content_type)
-    _set_headers(event, headers)
-    return event
+    """An event from parts that were checked before: for codecs and backends, not for users.
+
+    ``headers`` must be a read-only mapping that nobody else changes (:func:`freeze_headers`). ``embeddable``
+    says what is known of ``data``, see :func:`embeddable`; None has it found out when it matters.
+    """
+    # Filled in as the mutable base and then sealed: half the time of getting past Event.__setattr__.
+    event = _Fields()
+    event._event_type = name
+    event.metadata = metadata
+    event.data = data
+    event.schema_version = schema_version
+    event.content_type = content_type
+    event.headers = headers
+    event._embeddable = embeddable
+    event.__class__ = Event
+    return event  # type: ignore[return-value]
+
+
+def _unpickle(
+    name: str,
+    metadata: EventMetadata,
+    data: bytes,
+    schema_version: str,
+    content_type: str,
+    headers: dict[str, str | bytes],
+) -> Event:
+    return restore(name, metadata, data, schema_version, content_type, freeze_headers(headers))
 
 
 def freeze_headers(headers: Headers) -> Headers:
     """A read-only copy.
 
     Raises:
-        EventError: a name is not a string of 1 to 1,024 characters, or a value neither str nor bytes.
+        EventError: a name is not a string of 1 to 1,024 characters, a value is neither str nor bytes, or one
+            of them holds a lone surrogate.
     """
+    if not isinstance(headers, Mapping):
+        raise EventError(f"headers is {type(headers).__name__}, a dict of str or bytes values is needed")
     for name, value in headers.items():
-        if not isinstance(name, str) or not 0 < len(name) <= 1_024:
-            raise EventError(f"header name {show(name)}: a string of 1 to 1,024 characters is needed")
-        if not isinstance(value, (str, bytes)):
+        check_text("header name", name)
+        if not name:
+            raise EventError("a header has an empty name")
+        if isinstance(value, str):
+            check_text(f"header {show(name)}:", value, MAX_PAYLOAD)
+        elif not isinstance(value, bytes):
             raise EventError(f"header {show(name)} is {type(value).__name__}: a string or bytes is needed")
-    return MappingProxyType(dict(headers))
+    return MappingProxyType(dict(headers)) if headers else NO_HEADERS
 
 
-def _is_json(content_type: str) -> bool:
+def check_version(version: str) -> str:
+    """``version`` itself, if it can be a schema version.
+
+    Raises:
+        EventError: it is not a string of 1 to 64 characters.
+    """
+    if version.__class__ is str and version.isascii() and 0 < len(version) <= MAX_VERSION:
+        return version
+    check_text("schema_version", version, MAX_VERSION)
+    if not version:
+        raise EventError("schema_version is empty: leave it out, or use something like '1.0.0'")
+    return str.__str__(version)
+
+
+def check_size(data: bytes) -> bytes:
+    """``data`` itself, if a payload can be that large.
+
+    Raises:
+        PayloadError: it is larger than :data:`MAX_PAYLOAD`.
+    """
+    if len(data) > MAX_PAYLOAD:
+        raise PayloadError(
+            f"the payload has {len(data):,} bytes, at most {MAX_PAYLOAD:,} are allowed: store it elsewhere "
+            "and send its address"
+        )
+    return data
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a media type means JSON: ``application/json``, ``text/json`` or any ``…+json``, with or without
+    parameters.
+    """
     media = content_type.split(";", 1)[0].strip().lower()
-    return media == JSON or media.endswith("+json")
+    return media in {JSON, "text/json"} or media.endswith("+json")
+
+
+def embeddable(event: Event) -> bool:
+    """Whether the payload's bytes can stand inside a JSON document as they are: strict JSON, and without the
+    blanks around it that would not come out again.
+    """
+    if event._embeddable is not None:
+        return event._embeddable
+    data = event.data
+    return is_json(event.content_type) and data == data.strip(b" \t\r\n") and strictjson.is_strict(data)

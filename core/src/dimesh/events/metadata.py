@@ -30,7 +30,7 @@ class FrozenTags(dict[str, str]):
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("events are immutable: copy the tags with dict(tags) and make a new event")
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -46,10 +46,11 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class EventMetadata(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
+class EventMetadata(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Metadata of one event. Immutable; ``msgspec.structs.replace(metadata, priority=…)`` makes a variant.
 
     The field order is the wire order of the compact header: new fields go to the end, with a default.
+    Name the arguments; only codecs rely on the order.
 
     Raises:
         EventError: a field is not of its type, longer than 1,024 characters, or the time has no zone.
@@ -76,13 +77,17 @@ class EventMetadata(msgspec.Struct, frozen=True, array_like=True, kw_only=True, 
 
     def __post_init__(self) -> None:
         # One join sees most events through: all are strings, ASCII, and short even together.
+        pillar = self.source_pillar
+        agent = self.source_agent
+        tags = self.tags
+        kind = tags.__class__
         try:
             text = "".join(
                 (
                     self.event_id,
                     self.trace_id,
-                    self.source_pillar,
-                    self.source_agent,
+                    pillar,
+                    agent,
                     self.span_id or "",
                     self.parent_span_id or "",
                     self.target_pillar or "",
@@ -91,33 +96,30 @@ class EventMetadata(msgspec.Struct, frozen=True, array_like=True, kw_only=True, 
                     self.causation_id or "",
                 )
             )
+            if kind is dict:
+                if len(tags) > MAX_TAGS:
+                    _check_tags(tags)
+                for name, value in tags.items():
+                    text += name + value
         except TypeError:
             text = ""
         if not text.isascii() or not 0 < len(text) <= MAX_FIELD:
-            self._check_fields()
+            _check_fields(self)
         if not self.event_id:
             raise EventError("event_id is empty; leave it out to have one generated")
+        if pillar.__class__ is not str or agent.__class__ is not str:
+            # These two make up keys: an enum member must not stand there under its member name.
+            force_setattr(self, "source_pillar", str.__str__(pillar))
+            force_setattr(self, "source_agent", str.__str__(agent))
         timestamp = self.timestamp
         if timestamp.__class__ is not datetime or timestamp.tzinfo is not UTC:
-            force_setattr(self, "timestamp", _as_utc(timestamp))
+            force_setattr(self, "timestamp", as_utc(timestamp))
         if self.priority.__class__ is not EventPriority:
             force_setattr(self, "priority", _as_priority(self.priority))
-        if self.tags.__class__ is not FrozenTags:
-            force_setattr(self, "tags", _as_tags(self.tags))
-
-    def _check_fields(self) -> None:
-        for value in (self.event_id, self.trace_id, self.source_pillar, self.source_agent):
-            _check_text(value)
-        for optional in (
-            self.span_id,
-            self.parent_span_id,
-            self.target_pillar,
-            self.target_agent,
-            self.correlation_id,
-            self.causation_id,
-        ):
-            if optional is not None:
-                _check_text(optional)
+        if kind is not FrozenTags:
+            if kind is not dict:
+                _check_tags(tags)
+            force_setattr(self, "tags", FrozenTags(tags) if tags else NO_TAGS)
 
     @property
     def ordering_key(self) -> str:
@@ -147,41 +149,75 @@ class EventMetadata(msgspec.Struct, frozen=True, array_like=True, kw_only=True, 
         return from_headers(headers)
 
 
-def _check_text(value: object) -> None:
+_REQUIRED_TEXT: Final = ("event_id", "trace_id", "source_pillar", "source_agent")
+_OPTIONAL_TEXT: Final = (
+    "span_id",
+    "parent_span_id",
+    "target_pillar",
+    "target_agent",
+    "correlation_id",
+    "causation_id",
+)
+
+
+def _check_fields(metadata: EventMetadata) -> None:
+    for name in _REQUIRED_TEXT:
+        check_text(name, getattr(metadata, name))
+    for name in _OPTIONAL_TEXT:
+        if getattr(metadata, name) is not None:
+            check_text(name, getattr(metadata, name))
+    _check_tags(metadata.tags)
+
+
+def _check_tags(tags: object) -> None:
+    if not isinstance(tags, Mapping):
+        raise EventError(f"tags is {type(tags).__name__}, a dict of strings is needed")
+    if len(tags) > MAX_TAGS:
+        raise EventError(f"{len(tags)} tags: at most {MAX_TAGS} are allowed")
+    for name, value in tags.items():
+        check_text("tag name", name)
+        check_text("tag value", value)
+
+
+def check_text(what: str, value: object, limit: int = MAX_FIELD) -> None:
+    """Refuse what is not a string of at most ``limit`` characters that UTF-8 can write.
+
+    Raises:
+        EventError: with ``what`` in its message.
+    """
     if not isinstance(value, str):
-        raise EventError(f"event metadata: {show(value)} is {type(value).__name__}, a string is needed")
-    if len(value) > MAX_FIELD:
-        raise EventError(f"event metadata: {show(value)} is longer than {MAX_FIELD} characters")
+        raise EventError(f"{what} {show(value)} is {type(value).__name__}, a string is needed")
+    if len(value) > limit:
+        raise EventError(f"{what} {show(value)} is longer than {limit:,} characters")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise EventError(f"event metadata: {show(value)} holds a lone surrogate") from error
+        raise EventError(
+            f"{what} {show(value)} holds a lone surrogate, which is not valid Unicode"
+        ) from error
 
 
-def _as_utc(value: object) -> datetime:
+def as_utc(value: object) -> datetime:
+    """The same moment as a plain UTC datetime.
+
+    Raises:
+        EventError: not an aware datetime, or outside the years 1 to 9999.
+    """
     if not isinstance(value, datetime):
         raise EventError(f"timestamp is {type(value).__name__}, an aware datetime is needed")
     if value.tzinfo is None or value.utcoffset() is None:
         raise EventError("timestamp has no time zone: use datetime.now(timezone.utc)")
-    return value.astimezone(UTC)
+    try:
+        t = value.astimezone(UTC)
+    except OverflowError as error:
+        raise EventError(f"timestamp {value.isoformat()} is outside the years 1 to 9999 in UTC") from error
+    # A plain datetime, whatever subclass came in: only that one can be encoded.
+    return datetime(t.year, t.month, t.day, t.hour, t.minute, t.second, t.microsecond, UTC)
 
 
-def _as_priority(value: object) -> EventPriority:
+def _as_priority(value: Any) -> EventPriority:
     try:
         return EventPriority(value)
     except ValueError:
         names = ", ".join(p.value for p in EventPriority)
         raise EventError(f"{show(value)} is not a priority: use one of {names}") from None
-
-
-def _as_tags(value: object) -> FrozenTags:
-    if not isinstance(value, Mapping):
-        raise EventError(f"tags is {type(value).__name__}, a dict of strings is needed")
-    if len(value) > MAX_TAGS:
-        raise EventError(f"{len(value)} tags: at most {MAX_TAGS} are allowed")
-    if not value:
-        return NO_TAGS
-    for key, item in value.items():
-        _check_text(key)
-        _check_text(item)
-    return FrozenTags(value)

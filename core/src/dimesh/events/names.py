@@ -21,6 +21,7 @@ _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}\Z")
 
 # Names come back millions of times; the check runs once for each. Bounded, since input is hostile.
 KNOWN_TOPICS: set[str] = set()
+_seen_types: set[str] = set()
 _MAX_SEEN: Final = 10_000
 
 
@@ -36,13 +37,14 @@ def check_topic(name: str) -> str:
     Raises:
         EventError: it is not a string of 1 to 249 letters, digits, ``.``, ``_`` or ``-``.
     """
-    if name in KNOWN_TOPICS:
+    if name.__class__ is str and name in KNOWN_TOPICS:
         return name
     if not isinstance(name, str) or not _TOPIC.match(name) or name in {".", ".."}:
         raise EventError(
             f"{show(name)} cannot be a topic name: use 1 to {MAX_TOPIC} letters, digits, '.', '_' or '-' "
             "(and neither '.' nor '..' alone)"
         )
+    name = str.__str__(name)
     if len(KNOWN_TOPICS) < _MAX_SEEN:
         KNOWN_TOPICS.add(name)
     return name
@@ -54,11 +56,16 @@ def check_type(name: str) -> str:
     Raises:
         EventError: it is not lower-case words joined by dots, at most 255 characters.
     """
+    if name.__class__ is str and name in _seen_types:
+        return name
     if not isinstance(name, str) or len(name) > MAX_TYPE or not _TYPE.match(name):
         raise EventError(
             f"{show(name)} cannot be an event type: use lower-case words joined by dots, such as "
             f"'order.created' (letters, digits, '_' and '-'; at most {MAX_TYPE} characters)"
         )
+    name = str.__str__(name)
+    if len(_seen_types) < _MAX_SEEN:
+        _seen_types.add(name)
     return name
 
 

@@ -2,6 +2,9 @@
 
 Refused both ways: NaN and infinities, lone surrogates, keys that are not strings, duplicate keys,
 numbers too large for a double, nesting beyond :data:`MAX_DEPTH`. Integers of any size are exact.
+
+Both ways try msgspec first and keep its answer only where the way back gives the very same: then nothing was
+lost, doubled or rounded. Whatever does not come back goes through the standard library, by the strict rules.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import json
 from math import isinf
 from typing import Any, Final
+
+import msgspec
 
 from dimesh.errors import PayloadError
 
@@ -18,20 +23,32 @@ MAX_INTEGER_DIGITS: Final = 4_300
 """Python refuses to convert longer integers (CVE-2020-10735)."""
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
+_fast_encode = msgspec.json.Encoder().encode
+_fast_decode = msgspec.json.Decoder().decode
+_FAST_ERRORS: Final = (msgspec.MsgspecError, TypeError, ValueError, ArithmeticError, RecursionError)
+_NO: Final = object()
+
+_TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
+_SURROGATE: Final = "a string holds a lone surrogate, which is not valid Unicode"
 
 
 def dumps(value: Any) -> bytes:
     """``value`` (None, bool, int, float, str, list, tuple, dict with string keys) as UTF-8 JSON.
 
     Raises:
-        PayloadError: something in it cannot be written; the message says where.
+        PayloadError: something in it cannot be written; the message says what.
     """
-    # The usual payload is a flat dict: its check is inlined, the walk is for nested values.
+    try:
+        data = _fast_encode(value)
+        if not maybe_deep(data) and _fast_decode(data) == value:
+            return data
+    except _FAST_ERRORS:
+        pass
     _check(value, 1)
     try:
         return _encoder.encode(value).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise PayloadError("a string holds a lone surrogate, which is not valid Unicode") from error
+        raise PayloadError(_SURROGATE) from error
     except ValueError as error:
         raise PayloadError(f"cannot be written as JSON: {error}") from error
     except TypeError as error:
@@ -40,35 +57,76 @@ def dumps(value: Any) -> bytes:
         ) from error
 
 
-def loads(data: bytes | str) -> Any:
+def loads(data: bytes | bytearray | memoryview | str) -> Any:
     """The value that ``data`` holds.
 
     Raises:
         PayloadError: it is not strict JSON; the message says why and where.
     """
+    if not isinstance(data, (str, bytes, bytearray, memoryview)):
+        raise PayloadError(f"JSON is read from str or bytes, this is {type(data).__name__}")
     try:
-        text = data.decode("utf-8") if isinstance(data, (bytes, bytearray, memoryview)) else data
+        raw = data.encode("utf-8") if isinstance(data, str) else bytes(data)
+    except UnicodeEncodeError as error:
+        raise PayloadError(_SURROGATE) from error
+    value = _plain(raw)
+    return _strict(raw) if value is _NO else value
+
+
+def is_strict(data: bytes) -> bool:
+    """Whether :func:`loads` would take ``data``."""
+    if _plain(data) is not _NO:
+        return True
+    try:
+        _strict(data)
+    except PayloadError:
+        return False
+    return True
+
+
+def _plain(data: bytes) -> Any:
+    try:
+        if not maybe_deep(data):
+            value = _fast_decode(data)
+            if _fast_encode(value) == data:
+                return value
+    except _FAST_ERRORS:
+        pass
+    return _NO
+
+
+def maybe_deep(data: bytes) -> bool:
+    """Whether JSON in ``data`` has enough brackets to be nested beyond :data:`MAX_DEPTH`."""
+    # Each level takes two brackets, so the usual short payload needs no counting. bytes.count costs three
+    # times as much as bytes.replace here.
+    size = len(data)
+    if size <= 2 * MAX_DEPTH:
+        return False
+    return 2 * size - len(data.replace(b"[", b"")) - len(data.replace(b"{", b"")) > MAX_DEPTH
+
+
+def _strict(data: bytes) -> Any:
+    try:
+        text = data.decode("utf-8")
         value = _decoder.decode(text)
     except UnicodeDecodeError as error:
         raise PayloadError(f"not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
         raise PayloadError(f"not JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
-        raise PayloadError(f"nested deeper than {MAX_DEPTH} levels") from error
+        raise PayloadError(_TOO_DEEP) from error
     except PayloadError:
         raise
     except ValueError as error:
         raise PayloadError(f"an integer has more than {MAX_INTEGER_DIGITS} digits") from error
-    # A surrogate can only come in through an escape; depth only through many brackets.
-    if "\\u" in text or not text.isascii():
+    if maybe_deep(data):
+        _check(value, 1)
+    if "\\u" in text:
+        # UTF-8 has no surrogates of its own: one can only come in through an escape.
         try:
             _encoder.encode(value).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise PayloadError("a string holds a lone surrogate, which is not valid Unicode") from error
-        except RecursionError as error:
-            raise PayloadError(f"nested deeper than {MAX_DEPTH} levels") from error
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        _check(value, 1)
+            raise PayloadError(_SURROGATE) from error
     return value
 
 
@@ -76,7 +134,7 @@ def _check(value: Any, depth: int) -> None:
     """Refuse what the encoder would write but should not: odd keys, cycles and too deep nesting."""
     if isinstance(value, dict):
         if depth > MAX_DEPTH:
-            raise PayloadError(f"nested deeper than {MAX_DEPTH} levels (or it contains itself)")
+            raise PayloadError(f"{_TOO_DEEP} (or it contains itself)")
         for key, item in value.items():
             if not isinstance(key, str):
                 raise PayloadError(
@@ -86,7 +144,7 @@ def _check(value: Any, depth: int) -> None:
                 _check(item, depth + 1)
     elif isinstance(value, (list, tuple)):
         if depth > MAX_DEPTH:
-            raise PayloadError(f"nested deeper than {MAX_DEPTH} levels (or it contains itself)")
+            raise PayloadError(f"{_TOO_DEEP} (or it contains itself)")
         for item in value:
             if isinstance(item, (dict, list, tuple)):
                 _check(item, depth + 1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 from dimesh.events.names import check_type
 
 
-class EventPriority(str, Enum):
+class EventPriority(StrEnum):
     """How urgent an event is. Filters use it; it does not change the order of delivery."""
 
     LOW = "low"
@@ -15,8 +15,11 @@ class EventPriority(str, Enum):
     HIGH = "high"
     CRITICAL = "critical"
 
+    # Equal to its string, so it must hash like it: Enum would hash the member's name.
+    __hash__ = str.__hash__
 
-class EventType(str, Enum):
+
+class EventType(StrEnum):
     """The standard event types. The set is open: ``EventType("acme.order.created")`` makes another one,
     equal to its string and with the same ``.value``, but not listed here.
 
@@ -61,8 +64,7 @@ class EventType(str, Enum):
     AGENT_ACTION = "agent.action"
     SYSTEM_EVENT = "system.event"
 
-    # Equal to its string, so it must hash like it: Enum would hash the member's name.
-    __hash__ = str.__hash__
+    __hash__ = str.__hash__  # as above
 
     @classmethod
     def _missing_(cls, value: object) -> EventType:

@@ -67,7 +67,8 @@ def edge_facts(
 
 
 def event_facts(_: float, event: Event) -> Iterator[LineageRecord]:
-    """Sender PRODUCES event, event CONSUMED by the receiver it names, cause TRIGGERS event; at the event's time.
+    """Sender PRODUCES event, event CONSUMED by the receiver it names, cause TRIGGERS event; at the event's
+    time.
 
     Only the type, priority and size are kept, never the payload.
     """
@@ -115,7 +116,7 @@ def tool_facts(
     pillar: str | None,
     call_id: str | None,
 ) -> Iterator[LineageRecord]:
-    """Agent INVOKES tool. Two calls of one trace are told apart by ``call_id``, else by inputs and outputs."""
+    """Agent INVOKES tool. Calls of one trace are told apart by ``call_id``, else by their data."""
     details = {"inputs": thaw_arguments(inputs), "outputs": thaw_arguments(outputs)}
     if call_id:
         details["call_id"] = call_id  # type: ignore[assignment]
@@ -129,7 +130,7 @@ def tool_facts(
 def flow_facts(
     at: float, source: str, sink: str, trace: str, data_schema: bytes, record_count: int | None
 ) -> Iterator[LineageRecord]:
-    """Data moved from ``source`` to ``sink``: READS_FROM where data reaches an agent or tool, else WRITES_TO."""
+    """Data moved from ``source`` to ``sink``: READS_FROM where data reaches an agent or tool."""
     source_type, sink_type = implied_type(source), implied_type(sink)
     reads = source_type in DATA_TYPES and sink_type not in DATA_TYPES
     if sink_type in DATA_TYPES:

@@ -1,6 +1,7 @@
 """The graph in memory: nodes and edges by number, so that a walk touches lists of integers only.
 
-Everything here follows from the records alone: the same records in another order, or twice, give the same graph.
+Everything here follows from the records alone: the same records in another order, or twice, give the same
+graph.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Node:
 
 
 class LineageGraph:
-    """Interned nodes; a column for each property of an edge; neighbours, traces and time as lists of edges."""
+    """Interned nodes; a column for each property of an edge; neighbours, traces, time as lists of edges."""
 
     def __init__(self) -> None:
         self._number: dict[str, int] = {}
@@ -82,7 +83,6 @@ class LineageGraph:
         self.time = array("d")
         self.trace: list[str] = []
         self._code = array("b")
-        self._pillar: list[str | None] = []
         self._metadata: list[bytes] = []
         self._free_edges: list[int] = []
         self._traces: dict[str, list[int]] = {}
@@ -165,7 +165,9 @@ class LineageGraph:
 
     def _apply_node(self, record: LineageRecord) -> bool:
         if record.type not in _NODE_TYPE:
-            raise LineageError(f"lineage record {show(record.id)} has the unknown node type {show(record.type)}")
+            raise LineageError(
+                f"lineage record {show(record.id)} has the unknown node type {show(record.type)}"
+            )
         known = record.id in self._number
         node = self.node(self._intern(record.id, record.timestamp))
         if record.name:
@@ -182,7 +184,9 @@ class LineageGraph:
     def _apply_edge(self, record: LineageRecord) -> bool:
         code = _EDGE_CODE.get(record.type)
         if code is None:
-            raise LineageError(f"lineage record {show(record.id)} has the unknown edge type {show(record.type)}")
+            raise LineageError(
+                f"lineage record {show(record.id)} has the unknown edge type {show(record.type)}"
+            )
         at = record.timestamp
         source, target = self._intern(record.source, at), self._intern(record.target, at)
         edge = self._edge.get(record.id)
@@ -204,7 +208,7 @@ class LineageGraph:
             edge = self._free_edges.pop()
             self._ids[edge], self.source[edge], self.target[edge] = record.id, source, target
             self.time[edge], self._code[edge], self.trace[edge] = at, code, trace
-            self._pillar[edge], self._metadata[edge] = record.pillar, metadata
+            self._metadata[edge] = metadata
         else:
             edge = len(self._ids)
             self._ids.append(record.id)
@@ -213,7 +217,6 @@ class LineageGraph:
             self.time.append(at)
             self._code.append(code)
             self.trace.append(trace)
-            self._pillar.append(record.pillar)
             self._metadata.append(metadata)
         self._edge[record.id] = edge
         members.append(edge)
@@ -249,7 +252,7 @@ class LineageGraph:
     # -- forgetting ------------------------------------------------------------------------------
 
     def forget_edges(self, before: float, limit: int) -> int:
-        """Remove up to ``limit`` edges that are older than ``before``, oldest first; returns how many went."""
+        """Remove up to ``limit`` edges that are older than ``before``, oldest first; returns how many."""
         order = self._ordered()
         count = min(bisect_left(order, before, key=self.time.__getitem__), limit)
         gone, self._by_time = order[:count], order[count:]
@@ -292,22 +295,26 @@ class LineageGraph:
         return len(gone)
 
     def restamp_nodes(self, before: float) -> list[LineageRecord]:
-        """Records from before ``before`` of nodes that are still there, stamped anew with the time the node was
-        last seen: with these, the older part of a log can go."""
+        """Records from before ``before`` of nodes that are still there, stamped anew with the time the node
+        was last seen: with these, the older part of a log can go.
+        """
         renewed: list[LineageRecord] = []
         for number in self._number.values():
             node = self.node(number)
-            node.first = max(node.first, min(before, node.last))
             for slot in ("declared", "seen"):
                 record: LineageRecord | None = getattr(node, slot)
                 if record is not None and record.timestamp < before <= node.last:
                     record = replace(record, timestamp=node.last)
                     setattr(node, slot, record)
                     renewed.append(record)
+            if node.first < before:
+                times = [self.time[edge] for edge in (*node.out, *node.into)]
+                times += [record.timestamp for record in (node.declared, node.seen) if record]
+                node.first = min(times, default=node.last)
         return renewed
 
     def quantile_time(self, part: float) -> float | None:
-        """About the time below which that part of all nodes and edges was last seen; None for an empty graph."""
+        """About the time before which that part of all nodes and edges was last seen; None: empty graph."""
         step = max(1, (self.node_count + self.edge_count) // 50_000)
         order = self._ordered()
         sample = [self.time[edge] for edge in order[::step]]

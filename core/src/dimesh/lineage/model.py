@@ -1,8 +1,8 @@
 """Nodes, edges and queries as users see them.
 
 An edge points the way that data or control flows, whatever its verb: ``data → agent`` READS_FROM,
-``agent → data`` WRITES_TO, ``event → agent`` CONSUMES, ``what is needed → what needs it`` DEPENDS_ON. Downstream
-therefore always means along the arrows.
+``agent → data`` WRITES_TO, ``event → agent`` CONSUMES, ``what is needed → what needs it`` DEPENDS_ON.
+Downstream therefore always means along the arrows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from enum import Enum
+from enum import Enum, StrEnum
 from hashlib import blake2b
 from typing import Any, Final, Literal, TypeVar
 
@@ -26,7 +26,7 @@ MAX_NAME: Final = 1_024
 UTC: Final = timezone.utc  # noqa: UP017 - the same object as in events
 
 
-class LineageNodeType(str, Enum):
+class LineageNodeType(StrEnum):
     """What takes part."""
 
     AGENT = "agent"
@@ -43,7 +43,7 @@ class LineageNodeType(str, Enum):
     __hash__ = str.__hash__
 
 
-class LineageEdgeType(str, Enum):
+class LineageEdgeType(StrEnum):
     """What one has to do with the other."""
 
     READS_FROM = "reads_from"
@@ -123,12 +123,12 @@ class LineageEdge:
 class LineageQuery:
     """What to show.
 
-    With ``node_id`` the graph is walked from there: ``trace_id`` and ``time_range`` say which edges may be walked,
-    ``pillar`` and ``node_type`` which of the nodes reached are shown (the start always is). ``both`` is what the
-    node came from and what came of it, not what its neighbours have to do with each other.
+    With ``node_id`` the graph is walked from there: ``trace_id`` and ``time_range`` say which edges may be
+    walked, ``pillar`` and ``node_type`` which of the nodes reached are shown (the start always is). ``both``
+    is what the node came from and what came of it, not what its neighbours have to do with each other.
 
-    Without ``node_id`` nothing is walked: the answer is the nodes that match, the edges that touch them (those
-    that leave them for ``downstream``, enter them for ``upstream``) and the nodes at the other ends.
+    Without ``node_id`` nothing is walked: the answer is the nodes that match, the edges that touch them
+    (those that leave them for ``downstream``, enter them for ``upstream``) and the nodes at the other ends.
 
     Raises:
         InvalidLineageError: an unknown direction or type, a negative figure, a time without zone.
@@ -147,7 +147,8 @@ class LineageQuery:
     max_nodes: int = 1_000
     max_edges: int = 10_000
     max_ms: float = 1_000.0
-    """Most milliseconds to spend. When one of the three budgets ends the search, the answer says ``partial``."""
+    """Most milliseconds to spend. When one of the three budgets ends the search, the answer says ``partial``.
+    """
 
     def __post_init__(self) -> None:
         if self.node_type is not None:
@@ -246,7 +247,8 @@ _PREFIXES: Final = {
 
 def implied_type(node_id: str) -> LineageNodeType:
     """The type that an id suggests, for a node that only edges speak of: by its prefix; ``x:y`` with another
-    prefix is an agent of a pillar; anything else is data."""
+    prefix is an agent of a pillar; anything else is data.
+    """
     prefix, colon, _ = node_id.partition(":")
     return _PREFIXES.get(prefix) or (LineageNodeType.AGENT if colon else LineageNodeType.DATA_SOURCE)
 

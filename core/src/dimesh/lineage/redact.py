@@ -1,8 +1,8 @@
 """What may be kept of what passes through agents and tools: bounded, and never a secret.
 
 Metadata is copied (as bytes, so that later edits by the caller do not show) and later cleaned by the worker.
-Of a tool's arguments only the structure is kept: names, types, sizes and hashes. A hash tells equal values from
-different ones; it does not hide a value that can be guessed, which is why what looks secret has none.
+Of a tool's arguments only the structure is kept: names, types, sizes and hashes. A hash tells equal values
+from different ones; it does not hide a value that can be guessed, which is why what looks secret has none.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def thaw(data: bytes) -> dict[str, Any]:
 
 def freeze_arguments(arguments: Any) -> tuple[bytes, bool]:
     """Arguments or results of a tool as bytes, and whether they are the summary already (large ones are, so
-    that the queue stays small)."""
+    that the queue stays small).
+    """
     data = _encode(arguments)
     if len(data) <= MAX_METADATA:
         return data, False
@@ -113,7 +114,8 @@ def summary(arguments: Any) -> dict[str, Any]:
 
 def clean(value: Any) -> Any:
     """A copy of plain JSON values: secrets masked, strings, depth and number of items cut, NaN and foreign
-    objects as words."""
+    objects as words.
+    """
     return _clean(value, 0, [MAX_ITEMS])
 
 
@@ -155,7 +157,9 @@ def _clean(value: Any, depth: int, budget: list[int]) -> Any:
 
 
 def _text(value: object, limit: int) -> str:
-    text = value if isinstance(value, str) else str(value) if isinstance(value, (int, float)) else _opaque(value)
+    text = (
+        value if isinstance(value, str) else str(value) if isinstance(value, (int, float)) else _opaque(value)
+    )
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
@@ -188,8 +192,9 @@ def _decode(data: bytes) -> Any:
 
 
 def _measure(value: Any) -> tuple[int, str]:
-    """Size in bytes and hash of a value. Nested secrets are masked before hashing; in what is too large for that
-    walk they are one part among many, and cannot be guessed from the hash."""
+    """Size in bytes and hash of a value. Nested secrets are masked before hashing; in what is too large for
+    that walk they are one part among many, and cannot be guessed from the hash.
+    """
     try:
         data = _ordered.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError):

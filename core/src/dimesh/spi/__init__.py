@@ -1,8 +1,8 @@
 """The service provider interface: all that a plugin needs to import besides :mod:`dimesh.events`,
-:mod:`dimesh.errors` and :mod:`dimesh.capabilities`."""
+:mod:`dimesh.errors` and :mod:`dimesh.capabilities`.
+"""
 
 from __future__ import annotations
-
 
 from dimesh.hookspecs import CONTRACT_VERSION, hookimpl
 from dimesh.spi.options import Options, parse_options

@@ -203,17 +203,20 @@ class PartitionListener(Protocol):
 
     async def assigned(self, partitions: Mapping[int, int]) -> None:
         """These partitions are now this member's, each to be read from the offset given. Called before the first
-        delivery from them; nothing of them is delivered before it returns."""
+        delivery from them; nothing of them is delivered before it returns.
+        """
         ...
 
     async def revoked(self, partitions: Sequence[int]) -> None:
         """These partitions are to be given up. The engine finishes what it handles of them, commits, returns;
-        only then may another member read them. Nothing of them is delivered after the call."""
+        only then may another member read them. Nothing of them is delivered after the call.
+        """
         ...
 
     def lost(self, partitions: Sequence[int]) -> None:
         """These partitions already belong to another member (a lease lapsed, the session timed out). The engine
-        drops what it has not begun and commits nothing of them."""
+        drops what it has not begun and commits nothing of them.
+        """
         ...
 
 
@@ -268,7 +271,8 @@ class Stream(Protocol):
 
     async def release(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """Queues: these were not handled; they come again, not before ``delay`` seconds. Logs: not called (what
-        was not committed comes again to the next member)."""
+        was not committed comes again to the next member).
+        """
         ...
 
     async def save_attempts(self, delivery: Delivery, attempts: Attempts | None) -> None:
@@ -347,7 +351,8 @@ class BusBackend(Protocol):
 
     async def close(self) -> None:
         """Make everything acknowledged durable and free all resources. Streams are closed already. May be called
-        twice."""
+        twice.
+        """
         ...
 
     async def append(

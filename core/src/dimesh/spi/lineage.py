@@ -63,7 +63,12 @@ class LineageSink(Protocol):
 
     async def forget(self, before: float) -> int:
         """Remove what is older than ``before`` (epoch seconds); returns how many records went, 0 if the sink
-        keeps its own retention."""
+        keeps its own retention.
+        """
+        ...
+
+    def stats(self) -> Mapping[str, Any]:
+        """Figures and findings for operators, such as a repaired tail; plain JSON values, may be empty."""
         ...
 
     async def close(self) -> None:

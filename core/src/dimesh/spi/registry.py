@@ -80,9 +80,12 @@ class RegistryStore(Protocol):
         """Names, sorted, of subjects that have a live version (or any, with ``deleted``)."""
         ...
 
-    async def delete(self, subject: str, version: int | None = None, *, permanent: bool = False) -> Sequence[int]:
+    async def delete(
+        self, subject: str, version: int | None = None, *, permanent: bool = False
+    ) -> Sequence[int]:
         """Soft-delete one version or all; with ``permanent`` remove what is soft-deleted. Returns the versions
-        it touched; empty if there were none."""
+        it touched; empty if there were none.
+        """
         ...
 
     async def update_metadata(self, subject: str, version: int, metadata: Mapping[str, Any]) -> StoredSchema:

@@ -1,0 +1,1 @@
+"""The sqlite bus: the durable log of one machine."""

@@ -1,0 +1,140 @@
+"""Reading records: pages of rows, turned into deliveries in a reader's thread."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+from zlib import crc32
+
+import asyncio
+
+from dimesh.backends.sqlite.database import OFFSET_MASK, explain, reader_connection
+from dimesh.backends.sqlite.tables import Topic
+from dimesh.errors import StorageError
+from dimesh.spi.bus import Attempts, Delivery, Filter, Record
+
+T = TypeVar("T")
+READERS = 2
+
+
+class Page(NamedTuple):
+    """What a scan found."""
+
+    deliveries: list[Delivery]
+    end: int
+    """Everything below this offset was looked at."""
+
+
+class Readers:
+    """A few threads, each with a read-only connection."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(READERS, "dimesh-sqlite-reader")
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What ``work`` returns, called in a thread.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, work)
+
+    def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            try:
+                connection = self._idle.get_nowait()
+            except queue.Empty:
+                connection = reader_connection(self._path)
+            try:
+                return work(connection)
+            finally:
+                self._idle.put(connection)
+        except sqlite3.Error as error:
+            raise explain(error, self._path) from error
+
+    def close(self) -> None:
+        """End the threads and close the connections; to be called under the lock."""
+        self._pool.shutdown(wait=True)
+        while True:
+            try:
+                self._idle.get_nowait().close()
+            except queue.Empty:
+                return
+
+
+COLUMNS = "id, time, slot, key, type, pillar, priority, header, payload, crc"
+
+
+def scan(
+    connection: sqlite3.Connection,
+    topic: Topic,
+    begin: Mapping[int, int],
+    wanted: Filter,
+    limit: int,
+    rows: int,
+) -> Page:
+    """Records of the partitions in ``begin``, each from its offset on.
+
+    Looks at no more than ``rows`` records and returns no more than ``limit``.
+
+    Raises:
+        StorageError: a record is damaged.
+    """
+    first = min(begin.values())
+    partitions = topic.partitions
+    everything = wanted.everything and len(begin) == partitions and len(set(begin.values())) == 1
+    deliveries: list[Delivery] = []
+    add = deliveries.append
+    stored = Record.stored
+    wants = wanted.wants
+    base = topic.base
+    end = first
+    looked = 0
+    cursor = connection.execute(
+        f"SELECT {COLUMNS} FROM records WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?",  # noqa: S608 - columns of ours
+        (base + first, base | OFFSET_MASK, rows),
+    )
+    for rowid, time, slot, key, kind, pillar, priority, header, payload, crc in cursor:
+        if len(deliveries) >= limit:
+            break
+        looked += 1
+        offset = rowid - base
+        end = offset + 1
+        part = slot % partitions
+        if not everything:
+            at = begin.get(part)
+            if at is None or offset < at or not wants(kind, pillar, priority):
+                continue
+        if crc32(payload, crc32(header)) != crc:
+            raise StorageError(
+                f"record {offset} of topic {topic.name!r} is damaged (its checksum differs): restore the database from a "
+                "backup, or move the group past it with 'dimesh replay'"
+            )
+        add(Delivery(stored(header, payload, key, kind, pillar, priority), part, offset, time))
+    else:
+        if looked < rows:
+            # The end of the table, which is at least the end that the topic had when it was read.
+            end = max(end, topic.next_offset)
+    cursor.close()
+    return Page(deliveries, end)
+
+
+def read_attempts(
+    connection: sqlite3.Connection, topic: int, group: str, begin: int, end: int
+) -> dict[int, Attempts]:
+    """Failed attempts of a group on the offsets from ``begin`` to below ``end``."""
+    return {
+        offset: Attempts(count, first)
+        for offset, count, first in connection.execute(
+            "SELECT offset, count, first FROM attempts WHERE topic = ? AND grp = ? AND offset >= ? AND offset < ?",
+            (topic, group, begin, end),
+        )
+    }
+
+
