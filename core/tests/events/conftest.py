@@ -34,7 +34,8 @@ types = st.sampled_from([member.value for member in EventType]) | st.from_regex(
 @st.composite
 def metadata(draw: st.DrawFn) -> EventMetadata:
     offset = timezone(timedelta(minutes=draw(st.integers(-720, 720))))
-    moment = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=st.just(offset))
+    first, last = datetime(2, 1, 1), datetime(9998, 12, 31)  # noqa: DTZ001 - the zone is put on below
+    moment = st.datetimes(first, last, timezones=st.just(offset))
     optional = st.none() | text
     return EventMetadata(
         event_id=draw(text.filter(bool)),
@@ -56,13 +57,13 @@ def metadata(draw: st.DrawFn) -> EventMetadata:
 @st.composite
 def events(draw: st.DrawFn) -> Event:
     headers = draw(st.dictionaries(text.filter(bool), text | st.binary(max_size=10), max_size=3))
-    made = Event(
-        draw(types), draw(metadata()), draw(json_values), draw(text.filter(bool)), headers=headers
-    )
+    made = Event(draw(types), draw(metadata()), draw(json_values), draw(text.filter(bool)), headers=headers)
     if draw(st.booleans()):
         return made
     # As from elsewhere: any bytes under any media type.
-    data = draw(st.binary(max_size=40) | st.sampled_from([b"", b"null", b' {"a" : 1} ', b'{"a":1,"a":2}', b"1e400"]))
+    data = draw(
+        st.binary(max_size=40) | st.sampled_from([b"", b"null", b' {"a" : 1} ', b'{"a":1,"a":2}', b"1e400"])
+    )
     media = draw(st.sampled_from(["application/json", "text/plain", "application/avro+json", "image/png"]))
     return restore(
         made.event_type.value, made.metadata, data, made.schema_version, media, freeze_headers(headers)

@@ -56,9 +56,16 @@ def test_damaged_headers_are_an_event_or_a_codec_error(event: Event, data: st.Da
 @given(
     st.lists(
         st.recursive(
-            st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
-            lambda inner: st.lists(inner, max_size=3)
-            | st.dictionaries(st.text() | st.integers(0, 9), inner, max_size=3),
+            st.none()
+            | st.booleans()
+            | st.integers(-(2**63), 2**64 - 1)
+            | st.floats()
+            | st.text()
+            | st.binary(),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.text() | st.integers(0, 9), inner, max_size=3)
+            ),
             max_leaves=20,
         ),
         max_size=8,
@@ -86,7 +93,6 @@ def test_well_formed_nonsense_is_a_codec_error(parts: list[Any]) -> None:
         ({5: {"a": 1}}, "not an event header"),
         ({5: {"": "a"}}, "not an event header"),
         ({6: {"a": "text"}}, "not an event header"),
-        ({3: []}, "not an event header"),
         ({3: [""]}, "not an event header"),
     ],
 )
@@ -99,7 +105,13 @@ def test_fields_of_the_header_are_checked(change: dict[int, Any], reason: str) -
 
 
 def test_metadata_of_the_header_is_checked() -> None:
-    for index, value in ((0, ""), (0, "x" * 1_025), (8, "2026-01-01T00:00:00"), (9, "urgent"), (12, {"a": 1})):
+    for index, value in (
+        (0, ""),
+        (0, "x" * 1_025),
+        (8, "2026-01-01T00:00:00"),
+        (9, "urgent"),
+        (12, {"a": 1}),
+    ):
         parts = msgspec.msgpack.decode(encode_header(PLAIN))
         parts[3][index] = value
         with pytest.raises(CodecError):

@@ -80,7 +80,12 @@ def test_payload_of_another_media_type_is_raw() -> None:
     assert event.data == b"\x89PNG"
     with pytest.raises(PayloadError, match=r"image/png.*event\.data"):
         _ = event.payload
-    for media in ("application/json; charset=utf-8", "Application/JSON", "application/cloudevents+json", "text/json"):
+    for media in (
+        "application/json; charset=utf-8",
+        "Application/JSON",
+        "application/cloudevents+json",
+        "text/json",
+    ):
         assert restore("custom", EventMetadata(), b"[1]", content_type=media).payload == [1]
 
 

@@ -54,7 +54,13 @@ def test_ordinary_values_read_as_they_are() -> None:
 
 
 def test_no_traceparent_without_w3c_ids() -> None:
-    for trace_id, span_id in ((TRACE, None), (TRACE, "0" * 16), ("0" * 32, SPAN), (TRACE.upper(), SPAN), ("t", "s")):
+    for trace_id, span_id in (
+        (TRACE, None),
+        (TRACE, "0" * 16),
+        ("0" * 32, SPAN),
+        (TRACE.upper(), SPAN),
+        ("t", "s"),
+    ):
         metadata = EventMetadata(trace_id=trace_id, span_id=span_id)
         assert "traceparent" not in metadata.to_headers()
 
@@ -140,7 +146,9 @@ def test_any_text_is_a_traceparent_or_none(text: str) -> None:
 
 
 def test_child_continues_trace_and_conversation() -> None:
-    cause = EventMetadata(span_id=SPAN, correlation_id="c", priority="high", source_agent="a", tags={"a": "b"})
+    cause = EventMetadata(
+        span_id=SPAN, correlation_id="c", priority="high", source_agent="a", tags={"a": "b"}
+    )
     effect = child(cause, source_pillar="Growth Engine", source_agent="bot")
     assert effect.trace_id == cause.trace_id
     assert effect.parent_span_id == SPAN

@@ -14,12 +14,15 @@ from dimesh.events.codec import decode_header, encode_header
 from dimesh.events.ids import new_event_id, new_span_id, new_trace_id
 
 
-class Pillar(str, Enum):
+class Pillar(str, Enum):  # noqa: UP042 - as many code bases have it
     GROWTH = "Growth Engine"
 
 
 class Text(str):
     __slots__ = ()
+
+
+NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - it has to be refused
 
 
 class Moment(datetime):
@@ -86,7 +89,7 @@ def test_replace_checks_too() -> None:
     metadata = EventMetadata()
     assert msgspec.structs.replace(metadata, priority="high").priority is EventPriority.HIGH
     with pytest.raises(EventError, match="time zone"):
-        msgspec.structs.replace(metadata, timestamp=datetime(2026, 1, 1))
+        msgspec.structs.replace(metadata, timestamp=NAIVE)
 
 
 def test_times_become_utc() -> None:
@@ -124,7 +127,7 @@ def test_string_subclasses_are_their_text() -> None:
         ({"target_agent": ["x"]}, "list"),
         ({"correlation_id": "x" * 1_025}, "longer than 1,024"),
         ({"trace_id": "\ud800"}, "lone surrogate"),
-        ({"timestamp": datetime(2026, 1, 1)}, "time zone"),
+        ({"timestamp": NAIVE}, "time zone"),
         ({"timestamp": "2026-01-01"}, "str"),
         ({"timestamp": None}, "NoneType"),
         ({"timestamp": datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))}, "years 1 to 9999"),

@@ -4,7 +4,7 @@ import json
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Any
@@ -154,7 +154,7 @@ def nested(levels: int) -> list[Any]:
         bytearray(b"x"),
         {1, 2},
         frozenset({"a"}),
-        datetime(2026, 1, 1),
+        datetime(2026, 1, 1, tzinfo=UTC),
         Decimal("1.1"),
         Colour.RED,
         Point(1),

@@ -112,8 +112,7 @@ def test_members_stand_for_their_string(member: EventPriority | EventType) -> No
     assert member == value
     assert hash(member) == hash(value)
     assert {value: 1}[member] == 1
-    assert member in {value}
-    assert value in {member}
+    assert {member, value} == {value}
     assert f"{member} {member!s}" == f"{value} {value}"
     for same in (copy.copy(member), copy.deepcopy(member), pickle.loads(pickle.dumps(member))):
         assert same == member

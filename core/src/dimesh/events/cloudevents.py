@@ -285,7 +285,7 @@ def _event(attributes: dict[str, str], data: bytes) -> Event:
         fields["trace_id"], fields["span_id"] = caller.trace_id, caller.span_id
         kept["traceparent"] = attributes.pop("traceparent")
     for attribute, field in {"traceid": "trace_id", "spanid": "span_id", **_OPTIONAL}.items():
-        if field not in fields and len(attributes.get(attribute, _UNFIT)) <= MAX_FIELD:
+        if field not in fields and attribute in attributes:
             fields[field] = attributes.pop(attribute)
     if attributes.get("priority") in _PRIORITIES:
         fields["priority"] = attributes.pop("priority")
@@ -309,7 +309,6 @@ def _event(attributes: dict[str, str], data: bytes) -> Event:
     return event.replace(headers=freeze_headers(extra)) if extra else event
 
 
-_UNFIT: Final = "x" * (MAX_FIELD + 1)
 _PRIORITIES: Final = frozenset(priority.value for priority in EventPriority)
 
 

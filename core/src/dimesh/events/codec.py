@@ -15,6 +15,7 @@ from dimesh.events.event import (
     JSON,
     MAX_VERSION,
     NO_HEADERS,
+    VERSION,
     Event,
     Headers,
     check_size,
@@ -24,7 +25,7 @@ from dimesh.events.event import (
     restore,
 )
 from dimesh.events.ids import new_event_id, new_trace_id
-from dimesh.events.metadata import MAX_FIELD, NO_TAGS, UTC, EventMetadata, check_text
+from dimesh.events.metadata import MAX_FIELD, NO_TAGS, UTC, EventMetadata
 from dimesh.events.names import check_type
 from dimesh.events.types import EventPriority
 
@@ -61,9 +62,9 @@ def _unencodable(event: Event, error: Exception) -> EventError:
 class _Header(msgspec.Struct, array_like=True, gc=False):
     format: int
     event_type: str
-    schema_version: _Version
+    schema_version: _Version | None
     metadata: EventMetadata
-    content_type: _ContentType = JSON
+    content_type: _ContentType | None = None
     headers: dict[_HeaderName, str] | None = None
     binary_headers: dict[_HeaderName, bytes] | None = None
 
@@ -89,9 +90,10 @@ def encode_header(event: Event) -> bytes:
             _Header(
                 FORMAT,
                 event._event_type,
-                event.schema_version,
+                # None: as usual. Shorter, and decoded events share one string.
+                None if event.schema_version == VERSION else event.schema_version,
                 event.metadata,
-                event.content_type,
+                None if event.content_type == JSON else event.content_type,
                 text,
                 binary,
             )
@@ -108,7 +110,7 @@ def decode_header(header: bytes, data: bytes) -> Event:
     """
     try:
         found = _decode(header)
-        check_type(found.event_type)
+        event_type = check_type(found.event_type)
     except _REFUSALS as error:
         raise CodecError(_why(header, error)) from error
     if found.format != FORMAT:
@@ -116,7 +118,14 @@ def decode_header(header: bytes, data: bytes) -> Event:
     headers: Headers = NO_HEADERS
     if found.headers or found.binary_headers:
         headers = MappingProxyType({**(found.headers or {}), **(found.binary_headers or {})})
-    return restore(found.event_type, found.metadata, data, found.schema_version, found.content_type, headers)
+    return restore(
+        event_type,
+        found.metadata,
+        data,
+        found.schema_version or VERSION,
+        found.content_type or JSON,
+        headers,
+    )
 
 
 def _why(header: bytes, error: Exception | None) -> str:
@@ -156,9 +165,9 @@ class _JsonEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     event_type: str
     metadata: _JsonMetadata = _NO_METADATA
     payload: Any = UNSET
-    schema_version: str = "1.0.0"
+    schema_version: str = VERSION
     payload_base64: bytes | UnsetType = UNSET
-    content_type: str | UnsetType = UNSET
+    content_type: _ContentType | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
     headers_base64: dict[str, bytes] | UnsetType = UNSET
 
@@ -233,7 +242,6 @@ def decode_json(text: str | bytes) -> Event:
     content_type = JSON
     if found.content_type is not UNSET:
         content_type = found.content_type
-        check_text("content_type", content_type)
         known = None
     headers = NO_HEADERS
     if found.headers is not UNSET or found.headers_base64 is not UNSET:
@@ -257,7 +265,7 @@ def decode_json(text: str | bytes) -> Event:
             m.tags,
         ),
         check_size(payload),
-        "1.0.0" if found.schema_version == "1.0.0" else check_version(found.schema_version),
+        VERSION if found.schema_version == VERSION else check_version(found.schema_version),
         content_type,
         headers,
         known,

@@ -15,6 +15,8 @@ from dimesh.events.types import EventType, event_type
 JSON: Final = "application/json"
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 """Most bytes of one payload. Backends may set a lower limit."""
+VERSION: Final = "1.0.0"
+"""The schema version where none is named."""
 MAX_VERSION: Final = 64
 """Most characters of a schema version."""
 
@@ -197,7 +199,7 @@ def restore(
     name: str,
     metadata: EventMetadata,
     data: bytes,
-    schema_version: str = "1.0.0",
+    schema_version: str = VERSION,
     content_type: str = JSON,
     headers: Headers = NO_HEADERS,
     embeddable: bool | None = None,

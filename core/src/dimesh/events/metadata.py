@@ -88,12 +88,12 @@ class EventMetadata(msgspec.Struct, frozen=True, array_like=True, gc=False):
                     self.trace_id,
                     pillar,
                     agent,
-                    self.span_id or "",
-                    self.parent_span_id or "",
-                    self.target_pillar or "",
-                    self.target_agent or "",
-                    self.correlation_id or "",
-                    self.causation_id or "",
+                    "" if (other := self.span_id) is None else other,
+                    "" if (other := self.parent_span_id) is None else other,
+                    "" if (other := self.target_pillar) is None else other,
+                    "" if (other := self.target_agent) is None else other,
+                    "" if (other := self.correlation_id) is None else other,
+                    "" if (other := self.causation_id) is None else other,
                 )
             )
             if kind is dict:

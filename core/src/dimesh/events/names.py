@@ -21,7 +21,7 @@ _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}\Z")
 
 # Names come back millions of times; the check runs once for each. Bounded, since input is hostile.
 KNOWN_TOPICS: set[str] = set()
-_seen_types: set[str] = set()
+_known_types: dict[str, str] = {}
 _MAX_SEEN: Final = 10_000
 
 
@@ -51,21 +51,23 @@ def check_topic(name: str) -> str:
 
 
 def check_type(name: str) -> str:
-    """``name`` itself, if it can be an event type.
+    """``name``, if it can be an event type; one and the same object for equal names, most often.
 
     Raises:
         EventError: it is not lower-case words joined by dots, at most 255 characters.
     """
-    if name.__class__ is str and name in _seen_types:
-        return name
+    if name.__class__ is str:
+        known = _known_types.get(name)
+        if known is not None:
+            return known
     if not isinstance(name, str) or len(name) > MAX_TYPE or not _TYPE.match(name):
         raise EventError(
             f"{show(name)} cannot be an event type: use lower-case words joined by dots, such as "
             f"'order.created' (letters, digits, '_' and '-'; at most {MAX_TYPE} characters)"
         )
     name = str.__str__(name)
-    if len(_seen_types) < _MAX_SEEN:
-        _seen_types.add(name)
+    if len(_known_types) < _MAX_SEEN:
+        _known_types[name] = name
     return name
 
 

@@ -10,12 +10,13 @@ import sqlite3
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 from uuid import uuid4
 
 from dimesh.backends.sqlite import groups, tables
-from dimesh.backends.sqlite.database import explain, prepare, reader_connection
+from dimesh.backends.sqlite.database import prepare, reader_connection
 from dimesh.backends.sqlite.filelock import FileLock
 from dimesh.backends.sqlite.options import MAX_PARTITIONS, SqliteOptions
 from dimesh.backends.sqlite.pages import Readers, scan
@@ -80,12 +81,14 @@ class SqliteBackend:
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
             power_safe=power,
-            notes={Capability.POWER_SAFE: "with synchronous = \"full\", the default"},
+            notes={Capability.POWER_SAFE: 'with synchronous = "full", the default'},
         )
         self.path = Path(os.path.abspath(options.path))
         self.latest: dict[str, int] = {}
         """By topic that a stream reads, the offset of the next record, as far as this process knows."""
         self._streams: set[SqliteStream] = set()
+        self._sizes: dict[str, int] = {}
+        """Bytes appended by topic and not counted in the database yet."""
         self._queued = 0
         self._queued_bytes = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -143,6 +146,8 @@ class SqliteBackend:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(StorageError):
+            await self._count_sizes()
         await asyncio.to_thread(self._close_readers)
         await self.writer.close()
         self._lock.close()
@@ -178,21 +183,21 @@ class SqliteBackend:
         self._queued_bytes += size
         partitions = self.options.partitions
 
-        def work(connection: sqlite3.Connection) -> tuple[list[Position | None], int]:
+        def work(connection: sqlite3.Connection) -> tuple[Sequence[Position | None], int]:
             if state:
                 tables.save_state(connection, state)
             if not rows:
                 return [], 0
             target = tables.ensure_topic(connection, topic, partitions)
             if not late:
-                return list(tables.append(connection, target, rows, now)), target.next_offset + len(rows)
+                return tables.append(connection, target, rows, now), target.next_offset + len(rows)
             return self._append_some(connection, target, rows, due, now)
 
-        future = self.writer.submit(work, max(len(rows), 1))
-        future.add_done_callback(lambda _: self._written(len(rows), size))
-        # A cancelled publish leaves the write to itself: it is in the writer's hands.
-        positions, latest = await asyncio.shield(future)
+        positions, latest = await self.writer.submit(
+            work, len(rows) or 1, lambda: self._written(len(rows), size)
+        )
         if latest:
+            self._sizes[topic] = self._sizes.get(topic, 0) + size
             self._appended(topic, latest)
         if late:
             self._arm_due()
@@ -205,7 +210,7 @@ class SqliteBackend:
         rows: Sequence[Row],
         due: Sequence[float | None],
         now: float,
-    ) -> tuple[list[Position | None], int]:
+    ) -> tuple[Sequence[Position | None], int]:
         positions: list[Position | None] = [None] * len(rows)
         at_once = [n for n, at in enumerate(due) if at is None or at <= now]
         for n, at in enumerate(due):
@@ -229,7 +234,11 @@ class SqliteBackend:
     async def _wait_for_room(self, count: int, size: int, timeout: float) -> None:
         loop = asyncio.get_running_loop()
         late = loop.create_future()
-        timer = self.clock.call_later(timeout, lambda: late.done() or late.set_result(None)) if timeout > 0 else None
+        timer = (
+            self.clock.call_later(timeout, lambda: None if late.done() else late.set_result(None))
+            if timeout > 0
+            else None
+        )
         turn: asyncio.Future[None] = loop.create_future()
         self._waiters.append(turn)
         try:
@@ -265,8 +274,9 @@ class SqliteBackend:
             self._waiters[0].set_result(None)
 
     def _appended(self, topic: str, latest: int) -> None:
-        if latest > self.latest.get(topic, -1) and topic in self.latest:
-            self.latest[topic] = latest
+        if latest <= self.latest.get(topic, latest):
+            return  # known, or nobody here reads the topic
+        self.latest[topic] = latest
         for stream in self._streams:
             if stream.topic == topic:
                 stream.changed.set()
@@ -278,18 +288,19 @@ class SqliteBackend:
         assert watch is not None
         seen = None
         while True:
-            await asyncio.sleep(self.options.poll if self._streams or self._due_at is not None else 10 * self.options.poll)
+            await asyncio.sleep(
+                self.options.poll if self._streams or self._due_at is not None else 10 * self.options.poll
+            )
             try:
                 version = watch.execute("PRAGMA data_version").fetchone()[0]
                 if version == seen:
                     continue
                 seen = version
                 for topic in {stream.topic for stream in self._streams}:
-                    row = watch.execute("SELECT next_offset FROM topics WHERE name = ?", (topic,)).fetchone()
-                    if row is None:
+                    try:
+                        self._appended(topic, read_topic(watch, topic).next_offset)
+                    except TopicNotFoundError:
                         self._topic_gone(topic)
-                    elif row[0] > self.latest.get(topic, -1):
-                        self._appended(topic, row[0])
                 self._arm_due()
             except (sqlite3.Error, StorageError) as error:
                 log.warning("cannot look for changes in %s: %s", self.path, error)
@@ -321,7 +332,7 @@ class SqliteBackend:
         try:
             names = await self.writer.submit(lambda c: tables.release_due(c, now))
             for name in names:
-                topic = await self.readers.run(lambda c, n=name: read_topic(c, n))
+                topic = await self.readers.run(partial(tables.read_topic, name=name))
                 self._appended(name, topic.next_offset)
         except StorageError as error:
             log.warning("delayed records could not be released, again in 1 s: %s", error)
@@ -339,6 +350,7 @@ class SqliteBackend:
     async def _retain(self) -> None:
         options = self.options
         with contextlib.suppress(StorageError):  # tried again at the next turn
+            await self._count_sizes()
             while await self.writer.submit(
                 lambda c: tables.retain(
                     c,
@@ -351,6 +363,11 @@ class SqliteBackend:
             ):
                 pass
         self._arm_retention()
+
+    async def _count_sizes(self) -> None:
+        sizes, self._sizes = self._sizes, {}
+        if sizes:
+            await self.writer.submit(lambda c: tables.add_size(c, sizes))
 
     def _spawn(self, work: object) -> None:
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]
@@ -395,9 +412,8 @@ class SqliteBackend:
     def kick_group(self, changed: SqliteStream) -> None:
         """The members of a group changed: those of this process look at once, others within a second."""
         for stream in self._streams:
-            if stream is not changed and stream.topic == changed.topic and stream.me and changed.me:
-                if stream.me.group == changed.me.group:
-                    stream.kick.set()
+            if stream is not changed and stream.same_group(changed):
+                stream.kick.set()
 
     async def read(
         self, topic: str, start: Mapping[int, int] | StartAt | datetime, limit: int
@@ -457,16 +473,15 @@ class SqliteBackend:
 
     async def topics(self) -> Sequence[TopicInfo]:
         """All topics, by name."""
-        rows = await self.readers.run(lambda c: c.execute("SELECT * FROM topics ORDER BY name").fetchall())
-        return [_info(Topic(*row)) for row in rows]
+        await self._count_sizes()
+        return [_info(topic) for topic in await self.readers.run(tables.read_topics)]
 
     async def groups(self) -> Sequence[GroupInfo]:
         """All groups, by topic, name and partition."""
 
         def work(connection: sqlite3.Connection) -> list[GroupInfo]:
             found: list[GroupInfo] = []
-            for row in connection.execute("SELECT * FROM topics ORDER BY name").fetchall():
-                topic = Topic(*row)
+            for topic in tables.read_topics(connection):
                 offsets: dict[str, dict[int, int]] = {}
                 for group, part, offset in connection.execute(
                     "SELECT grp, part, offset FROM offsets WHERE topic = ? ORDER BY grp, part", (topic.id,)
@@ -494,9 +509,7 @@ class SqliteBackend:
     async def seek_group(self, topic: str, group: str, start: Start) -> Mapping[int, int]:
         """Move a group that has no members."""
         lease = self.options.lease
-        return await self.writer.submit(
-            lambda c: groups.seek(c, read_topic(c, topic), group, start, lease)
-        )
+        return await self.writer.submit(lambda c: groups.seek(c, read_topic(c, topic), group, start, lease))
 
 
 def _info(topic: Topic) -> TopicInfo:

@@ -22,9 +22,9 @@ CREATE TABLE topics (
     name TEXT NOT NULL UNIQUE,
     partitions INTEGER NOT NULL,
     first_offset INTEGER NOT NULL DEFAULT 0,   -- retention has removed everything below
-    next_offset INTEGER NOT NULL DEFAULT 0,    -- never goes back, so that no offset is used twice
-    last_time REAL NOT NULL DEFAULT 0,         -- record times do not go back either, whatever the clock does
-    size INTEGER NOT NULL DEFAULT 0,           -- bytes of headers and payloads
+    next_offset INTEGER NOT NULL DEFAULT 0,    -- at least: the last record says it, this is for when there is none,
+    last_time REAL NOT NULL DEFAULT 0,         -- so that no offset is used twice and no record's time goes back
+    size INTEGER NOT NULL DEFAULT 0,           -- bytes of headers and payloads, about
     retention_seconds REAL, retention_bytes INTEGER, retention_records INTEGER
 );
 CREATE TABLE records (
@@ -111,14 +111,20 @@ def _check_or_make(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} has format {version}, this dimesh reads up to {FORMAT}: upgrade dimesh, or use another file"
         )
     if version < 1:
-        raise StorageError(f"{path} has no valid format number; restore it from a backup, or use another file")
+        raise StorageError(
+            f"{path} has no valid format number; restore it from a backup, or use another file"
+        )
     mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
-        raise StorageError(f"{path} cannot use a write-ahead log (journal mode {mode}): keep it on a local disk")
+        raise StorageError(
+            f"{path} cannot use a write-ahead log (journal mode {mode}): keep it on a local disk"
+        )
     damage = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     missing = {"topics", "records", "offsets", "state"} - {name for (name,) in damage}
     if missing:
-        raise StorageError(f"{path} is damaged: tables {sorted(missing)} are missing; restore it from a backup")
+        raise StorageError(
+            f"{path} is damaged: tables {sorted(missing)} are missing; restore it from a backup"
+        )
     # Proves that it can be written, too: a read-only file fails here and not at the first publish.
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("UPDATE topics SET id = id WHERE 0")
@@ -127,7 +133,9 @@ def _check_or_make(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30, cached_statements=256)
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=30, cached_statements=256
+    )
     connection.execute("PRAGMA wal_autocheckpoint=0")
     return connection
 
@@ -154,13 +162,21 @@ def explain(error: sqlite3.Error, path: Path) -> StorageError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     text = str(error)
     if code == sqlite3.SQLITE_FULL:
-        return StorageError(f"the disk (or the quota) is full, {path} could not grow: free space and try again")
+        return StorageError(
+            f"the disk (or the quota) is full, {path} could not grow: free space and try again"
+        )
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return StorageError(f"{path} is damaged or no database ({text}): restore it from a backup, or move it away")
+        return StorageError(
+            f"{path} is damaged or no database ({text}): restore it from a backup, or move it away"
+        )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return StorageError(f"{path} cannot be written ({text}): check the owner and mode of the file and its folder")
+        return StorageError(
+            f"{path} cannot be written ({text}): check the owner and mode of the file and its folder"
+        )
     if code == sqlite3.SQLITE_CANTOPEN:
-        return StorageError(f"{path} cannot be opened ({text}): check that the folder exists and can be written")
+        return StorageError(
+            f"{path} cannot be opened ({text}): check that the folder exists and can be written"
+        )
     if code == sqlite3.SQLITE_BUSY:
         return StorageError(f"{path} is locked by another program ({text}); nothing was written")
     return StorageError(f"{path}: {text}")

@@ -8,15 +8,14 @@ lock. The kernel frees it when its process ends, however that ends.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from types import TracebackType
 
 from dimesh.errors import StorageError
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 class FileLock:
@@ -30,7 +29,7 @@ class FileLock:
 
     def __enter__(self) -> None:
         try:
-            if fcntl is not None:
+            if sys.platform != "win32":
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
             else:
                 _lock_windows(self._fd)
@@ -42,7 +41,7 @@ class FileLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if fcntl is not None:
+        if sys.platform != "win32":
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         else:
             _unlock_windows(self._fd)

@@ -18,14 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from dimesh.backends.sqlite.tables import Topic, read_start
 from dimesh.errors import BusError, FencedError
 from dimesh.spi.bus import Start
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(NamedTuple):
     """A member's place in a group."""
 
     topic: str
@@ -161,9 +161,7 @@ def _wanted(tokens: list[str], partitions: int, mine: str) -> set[int]:
     return {part for part in range(partitions) if tokens and tokens[part % len(tokens)] == mine}
 
 
-def take_turn(
-    connection: sqlite3.Connection, topic: Topic, me: Membership, lease: float
-) -> Turn:
+def take_turn(connection: sqlite3.Connection, topic: Topic, me: Membership, lease: float) -> Turn:
     """Give a sign of life, bury the dead, take what is ours and free, and say what is too much."""
     now = time.monotonic()
     members = _members(connection, topic.id, me.group)
@@ -192,12 +190,16 @@ def take_turn(
     claimed: dict[int, int] = {}
     for part in sorted(wanted):
         if owners.get(part) not in alive:
-            connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?)", (topic.id, me.group, part, me.token))
             connection.execute(
-                "INSERT OR IGNORE INTO offsets VALUES (?, ?, ?, ?)", (topic.id, me.group, part, topic.first_offset)
+                "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?)", (topic.id, me.group, part, me.token)
+            )
+            connection.execute(
+                "INSERT OR IGNORE INTO offsets VALUES (?, ?, ?, ?)",
+                (topic.id, me.group, part, topic.first_offset),
             )
             claimed[part] = connection.execute(
-                "SELECT offset FROM offsets WHERE topic = ? AND grp = ? AND part = ?", (topic.id, me.group, part)
+                "SELECT offset FROM offsets WHERE topic = ? AND grp = ? AND part = ?",
+                (topic.id, me.group, part),
             ).fetchone()[0]
     return Turn(frozenset(owned | claimed.keys()), claimed, frozenset(owned - wanted))
 
@@ -224,7 +226,9 @@ def commit(
     if len(mine) == len(positions):
         return None
     gone = sorted(positions.keys() - {part for part, _ in mine})
-    return FencedError(f"partitions {gone} of topic {me.topic!r} belong to another member of {me.group!r} now")
+    return FencedError(
+        f"partitions {gone} of topic {me.topic!r} belong to another member of {me.group!r} now"
+    )
 
 
 def seek(

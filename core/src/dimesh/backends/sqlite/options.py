@@ -38,8 +38,12 @@ class SqliteOptions(Options, frozen=True):
         if not self.path or "\0" in self.path:
             raise ConfigurationError("bus 'sqlite': path must name a file")
         if self.lease <= 0 or self.poll <= 0 or self.max_queued < 1 or self.max_queued_bytes < 1:
-            raise ConfigurationError("bus 'sqlite': lease, poll, max_queued and max_queued_bytes must be positive")
+            raise ConfigurationError(
+                "bus 'sqlite': lease, poll, max_queued and max_queued_bytes must be positive"
+            )
         for name in ("retention_seconds", "retention_bytes", "retention_records"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ConfigurationError(f"bus 'sqlite': {name} must be positive, or left out to keep for ever")
+                raise ConfigurationError(
+                    f"bus 'sqlite': {name} must be positive, or left out to keep for ever"
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -9,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from zlib import crc32
-
-import asyncio
 
 from dimesh.backends.sqlite.database import OFFSET_MASK, explain, reader_connection
 from dimesh.backends.sqlite.tables import Topic
@@ -113,8 +112,8 @@ def scan(
                 continue
         if crc32(payload, crc32(header)) != crc:
             raise StorageError(
-                f"record {offset} of topic {topic.name!r} is damaged (its checksum differs): restore the database from a "
-                "backup, or move the group past it with 'dimesh replay'"
+                f"record {offset} of topic {topic.name!r} is damaged (its checksum differs): restore "
+                "the database from a backup, or move the group past it with 'dimesh replay'"
             )
         add(Delivery(stored(header, payload, key, kind, pillar, priority), part, offset, time))
     else:
@@ -136,5 +135,3 @@ def read_attempts(
             (topic, group, begin, end),
         )
     }
-
-

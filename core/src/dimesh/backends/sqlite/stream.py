@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dimesh.backends.sqlite import groups
@@ -30,7 +32,12 @@ class SqliteStream:
     """See :class:`dimesh.spi.bus.Stream`."""
 
     def __init__(
-        self, backend: SqliteBackend, topic: Topic, request: Subscribe, listener: PartitionListener, token: str
+        self,
+        backend: SqliteBackend,
+        topic: Topic,
+        request: Subscribe,
+        listener: PartitionListener,
+        token: str,
     ) -> None:
         self._backend = backend
         self.topic = topic.name
@@ -38,7 +45,9 @@ class SqliteStream:
         self._request = request
         self._listener = listener
         self.me = (
-            Membership(topic.name, request.group, token, request.member) if request.group is not None else None
+            Membership(topic.name, request.group, token, request.member)
+            if request.group is not None
+            else None
         )
         self.closed = False
         self._next: dict[int, int] = {}
@@ -56,6 +65,10 @@ class SqliteStream:
         self._coordinator: asyncio.Task[None] | None = None
         self.kick = asyncio.Event()
         """The group's members changed."""
+
+    def same_group(self, other: SqliteStream) -> bool:
+        """Whether both are members of one group."""
+        return self.me is not None and other.me is not None and self.me[:2] == other.me[:2]
 
     # -- partitions ------------------------------------------------------------------------------
 
@@ -109,9 +122,7 @@ class SqliteStream:
         lease = self._backend.options.lease
         while not self.closed:
             believed = frozenset(self._next)
-            if not await self._backend.readers.run(
-                lambda c, b=believed: groups.read_due(c, read_topic(c, self.topic), me, b, lease)
-            ):
+            if not await self._backend.readers.run(partial(self._is_due, believed)):
                 return
             turn = await self._backend.writer.submit(
                 lambda c: groups.take_turn(c, read_topic(c, self.topic), me, lease)
@@ -131,8 +142,15 @@ class SqliteStream:
                 continue
             self._drop(turn.surplus)
             await self._listener.revoked(sorted(turn.surplus))
-            await self._backend.writer.submit(lambda c, s=turn.surplus: groups.give_up(c, self.topic_id, me, s))
+            await self._backend.writer.submit(
+                partial(groups.give_up, topic=self.topic_id, me=me, parts=turn.surplus)
+            )
             self._backend.kick_group(self)
+
+    def _is_due(self, believed: frozenset[int], connection: sqlite3.Connection) -> bool:
+        assert self.me is not None
+        topic = read_topic(connection, self.topic)
+        return groups.read_due(connection, topic, self.me, believed, self._backend.options.lease)
 
     def _drop(self, parts: frozenset[int]) -> None:
         for part in parts:
@@ -174,10 +192,7 @@ class SqliteStream:
             await self.changed.wait()
         return ()
 
-    def _read(self, connection: object) -> tuple[Page, Topic]:
-        import sqlite3
-
-        assert isinstance(connection, sqlite3.Connection)
+    def _read(self, connection: sqlite3.Connection) -> tuple[Page, Topic]:
         topic = read_topic(connection, self.topic)
         begin = {part: max(at, self._scanned) for part, at in self._next.items()}
         page = scan(connection, topic, begin, self._request.filter, PAGE, PAGE)
@@ -195,8 +210,8 @@ class SqliteStream:
         self._scanned = first
         if behind:
             raise PositionLostError(
-                f"topic {self.topic!r}, partitions {sorted(behind)}: offset {asked} was asked for, retention has removed "
-                f"everything below {first}"
+                f"topic {self.topic!r}, partitions {sorted(behind)}: offset {asked} was asked for, "
+                f"retention has removed everything below {first}"
             )
 
     def _hand_out(self, limit: int) -> Sequence[Batch]:
@@ -251,8 +266,9 @@ class SqliteStream:
         key = (self.topic_id, me.group, delivery.offset)
         if attempts is None:
             await self._backend.writer.submit(
-                lambda c: c.execute("DELETE FROM attempts WHERE topic = ? AND grp = ? AND offset = ?", key)
-                and None
+                lambda c: (
+                    c.execute("DELETE FROM attempts WHERE topic = ? AND grp = ? AND offset = ?", key) and None
+                )
             )
         else:
             row = (*key, attempts.count, attempts.first)

@@ -1,12 +1,13 @@
 """What is done to the tables. Every function runs in the writer's thread, inside its transaction, unless its name
-begins with ``read_``."""
+begins with ``read_``.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from dimesh.backends.sqlite.database import OFFSET_BITS, OFFSET_MASK
@@ -46,7 +47,7 @@ def row_of(record: Record) -> Row:
     payload = record.payload
     key = record.key
     return (
-        crc32(key.encode("utf-8", "surrogatepass")) & 0xFFFF,
+        crc32(key.encode()) & 0xFFFF,
         key,
         record.event_type,
         record.pillar,
@@ -55,6 +56,26 @@ def row_of(record: Record) -> Row:
         payload,
         crc32(payload, crc32(header)),
     )
+
+
+def _with_end(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Topic:
+    """The topic with its end as the records have it: an append writes no row but the records' own."""
+    topic = Topic(*row)
+    last = connection.execute(
+        "SELECT id, time FROM records WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1",
+        (topic.base, topic.base | OFFSET_MASK),
+    ).fetchone()
+    if last is None:
+        return topic
+    return topic._replace(
+        next_offset=max(topic.next_offset, last[0] - topic.base + 1), last_time=max(topic.last_time, last[1])
+    )
+
+
+def read_topics(connection: sqlite3.Connection) -> list[Topic]:
+    """All topics, by name."""
+    rows = connection.execute("SELECT * FROM topics ORDER BY name").fetchall()
+    return [_with_end(connection, row) for row in rows]
 
 
 def read_topic(connection: sqlite3.Connection, name: str) -> Topic:
@@ -66,7 +87,7 @@ def read_topic(connection: sqlite3.Connection, name: str) -> Topic:
     row = connection.execute("SELECT * FROM topics WHERE name = ?", (name,)).fetchone()
     if row is None:
         raise TopicNotFoundError(f"no topic is named {name!r}; 'dimesh topics' lists them")
-    return Topic(*row)
+    return _with_end(connection, row)
 
 
 def ensure_topic(connection: sqlite3.Connection, name: str, partitions: int) -> Topic:
@@ -75,14 +96,16 @@ def ensure_topic(connection: sqlite3.Connection, name: str, partitions: int) -> 
     if row is None:
         connection.execute("INSERT INTO topics (name, partitions) VALUES (?, ?)", (name, partitions))
         return read_topic(connection, name)
-    return Topic(*row)
+    return _with_end(connection, row)
 
 
 def configure_topic(connection: sqlite3.Connection, name: str, config: TopicConfig, default: int) -> Topic:
     """Make a topic or change its settings."""
     topic = ensure_topic(connection, name, config.partitions or default)
     if config.partitions is not None and config.partitions < topic.partitions:
-        raise ConfigurationError(f"topic {name!r} has {topic.partitions} partitions; their number can only grow")
+        raise ConfigurationError(
+            f"topic {name!r} has {topic.partitions} partitions; their number can only grow"
+        )
     if config.partitions is not None and config.partitions > topic.partitions:
         # What a new partition holds belonged to an old one, so no group may begin it beyond the slowest old one.
         for (group,) in connection.execute(
@@ -111,20 +134,22 @@ def configure_topic(connection: sqlite3.Connection, name: str, config: TopicConf
     return read_topic(connection, name)
 
 
-def append(
-    connection: sqlite3.Connection, topic: Topic, rows: Sequence[Row], now: float
-) -> list[Position]:
-    """Records at the end of a topic."""
+def append(connection: sqlite3.Connection, topic: Topic, rows: Sequence[Row], now: float) -> list[Position]:
+    """Records at the end of a topic. Writes nothing else: each further page would be one more to flush."""
     time = max(now, topic.last_time)
     offset = topic.next_offset
     first = topic.base + offset
-    connection.executemany(INSERT, [(first + n, time, *row) for n, row in enumerate(rows)])
-    connection.execute(
-        "UPDATE topics SET next_offset = ?, last_time = ?, size = size + ? WHERE id = ?",
-        (offset + len(rows), time, sum(len(row[5]) + len(row[6]) for row in rows), topic.id),
-    )
+    connection.executemany(INSERT, [(rowid, time, *row) for rowid, row in enumerate(rows, first)])
     partitions = topic.partitions
-    return [Position(row[0] % partitions, offset + n) for n, row in enumerate(rows)]
+    new = tuple.__new__  # a named tuple's own constructor costs twice as much
+    return [new(Position, (row[0] % partitions, at)) for at, row in enumerate(rows, offset)]
+
+
+def add_size(connection: sqlite3.Connection, sizes: Mapping[str, int]) -> None:
+    """Count bytes that were appended. Done now and then, so a crash may leave a topic's size a little low."""
+    connection.executemany(
+        "UPDATE topics SET size = size + ? WHERE name = ?", [(size, name) for name, size in sizes.items()]
+    )
 
 
 def hold_back(connection: sqlite3.Connection, topic: Topic, row: Row, due: float) -> None:
@@ -150,8 +175,9 @@ def release_due(connection: sqlite3.Connection, now: float) -> set[str]:
     for topic_id, rows in by_topic.items():
         raw = connection.execute("SELECT * FROM topics WHERE id = ?", (topic_id,)).fetchone()
         if raw is not None:
-            topic = Topic(*raw)
+            topic = _with_end(connection, raw)
             append(connection, topic, rows, now)
+            add_size(connection, {topic.name: sum(len(row[5]) + len(row[6]) for row in rows)})
             names.add(topic.name)
     connection.executemany("DELETE FROM delayed WHERE id = ?", [(row[0],) for row in found])
     return names
@@ -180,8 +206,7 @@ def retain(
 ) -> bool:
     """Remove a chunk of what retention no longer covers; True if there is more."""
     more = False
-    for row in connection.execute("SELECT * FROM topics").fetchall():
-        topic = Topic(*row)
+    for topic in read_topics(connection):
         # A topic's own settings replace the defaults as a whole.
         own = (topic.retention_seconds, topic.retention_bytes, topic.retention_records)
         max_age, max_size, max_records = own if any(v is not None for v in own) else (seconds, size, records)
@@ -203,14 +228,21 @@ def retain(
             ):
                 break
             gone += 1
-            left -= length
+            left = max(left - length, 0)
         if gone:
             first = topic.first_offset + gone
             connection.execute(
                 "DELETE FROM records WHERE id >= ? AND id < ?", (topic.base, topic.base + first)
             )
             connection.execute(
-                "UPDATE topics SET first_offset = ?, size = ? WHERE id = ?", (first, left, topic.id)
+                "UPDATE topics SET first_offset = ?, next_offset = ?, last_time = ?, size = ? WHERE id = ?",
+                (
+                    first,
+                    topic.next_offset,
+                    topic.last_time,
+                    left if first < topic.next_offset else 0,
+                    topic.id,
+                ),
             )
             connection.execute("DELETE FROM attempts WHERE topic = ? AND offset < ?", (topic.id, first))
             more = more or gone == RETENTION_CHUNK

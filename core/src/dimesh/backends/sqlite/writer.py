@@ -22,22 +22,30 @@ T = TypeVar("T")
 
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 """Size of the write-ahead log at which it is moved into the database."""
+CHECKPOINT_EVERY: Final = 8
+"""Transactions between looks at that size."""
 MAX_TOGETHER: Final = 10_000
 """Records in one transaction: what comes later waits for the next."""
 
 
 class Job(Generic[T]):
     """Work inside a write transaction. A DimeshError it raises is its own affair, if it wrote nothing before; any other
-    error undoes it."""
+    error undoes it.
+    """
 
-    __slots__ = ("future", "weight", "work")
+    __slots__ = ("done", "future", "weight", "work")
 
     def __init__(
-        self, work: Callable[[sqlite3.Connection], T], future: asyncio.Future[T], weight: int
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        future: asyncio.Future[T],
+        weight: int,
+        done: Callable[[], None] | None,
     ) -> None:
         self.work = work
         self.future = future
         self.weight = weight
+        self.done = done
 
 
 class Writer:
@@ -55,10 +63,18 @@ class Writer:
         self.transactions = 0
         self._thread.start()
 
-    def submit(self, work: Callable[[sqlite3.Connection], T], weight: int = 1) -> asyncio.Future[T]:
-        """Have ``work`` done in a transaction; the future is done when that is on disk."""
+    def submit(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        weight: int = 1,
+        done: Callable[[], None] | None = None,
+    ) -> asyncio.Future[T]:
+        """Have ``work`` done in a transaction; the future is done when that is on disk.
+
+        Cancelling the future does not undo the work. ``done`` is called in the event loop in any case.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(Job(work, future, weight))
+        self._jobs.put(Job(work, future, weight, done))
         return future
 
     async def close(self) -> None:
@@ -139,6 +155,8 @@ class Writer:
         return outcomes
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        if self.transactions % CHECKPOINT_EVERY:
+            return
         try:
             size = os.stat(self._wal).st_size
         except OSError:
@@ -158,6 +176,8 @@ class Writer:
 
 def _settle(jobs: Sequence[Job[Any]], outcomes: Sequence[Any]) -> None:
     for job, outcome in zip(jobs, outcomes, strict=True):
+        if job.done is not None:
+            job.done()
         if job.future.done():
             continue  # cancelled
         if isinstance(outcome, BaseException):
