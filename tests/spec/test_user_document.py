@@ -94,9 +94,7 @@ async def test_the_whole_document(
     out = capsys.readouterr().out
     assert "Processing: campaign.launch" in out
     assert "Cross-pillar dependencies" in out
-    assert metrics.counts == [
-        ("events.processed", {"pillar": "Growth Engine", "type": "campaign.launch"})
-    ]
+    assert metrics.counts == [("events.processed", {"pillar": "Growth Engine", "type": "campaign.launch"})]
     found = {node["node_id"] if "node_id" in node else node["id"] for node in namespace["results"]["nodes"]}
     assert found is not None
     assert ran >= 8

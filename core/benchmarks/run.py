@@ -1,0 +1,75 @@
+"""Runs the benchmarks and writes their figures: a table to the terminal, JSON to ``bench-results/``.
+
+Usage: ``python core/benchmarks/run.py [--short] [NAME …]``. Every figure is a ratio to a floor measured in the same run
+wherever there is one. A target that is missed is shown as missed; it does not fail the run, since a busy machine would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parents[1] / "bench-results"
+
+
+def load(path: Path) -> Any:
+    """A benchmark module by path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="benchmarks to run, such as 'bus'; all by default")
+    parser.add_argument("--short", action="store_true", help="fewer rounds, to see that they still run")
+    arguments = parser.parse_args()
+    if arguments.short:
+        os.environ["DIMESH_BENCH_SHORT"] = "1"
+    console = Console()
+    figures: dict[str, Any] = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    for path in sorted(HERE.glob("bench_*.py")):
+        name = path.stem.removeprefix("bench_")
+        if arguments.names and name not in arguments.names:
+            continue
+        rows = load(path).run()
+        figures[name] = rows
+        table = Table("figure", "value", "floor", "ratio", "target", title=name)
+        for row in rows:
+            ok = row.get("ok")
+            mark = "" if ok is None else ("  [green]reached[/]" if ok else "  [red]missed[/]")
+            table.add_row(
+                row["name"],
+                f"{row['value']:,.3g} {row.get('unit', '')}",
+                f"{row['floor']:,.3g}" if row.get("floor") is not None else "",
+                f"{row['ratio']:.2f}" if row.get("ratio") is not None else "",
+                f"{row.get('target', '')}{mark}",
+            )
+        console.print(table)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "figures.json").write_text(json.dumps(figures, indent=2), "utf-8")
+    console.print(f"written to {RESULTS.name}/figures.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Runs the application and turns what goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+import typer.main
+
+from dimesh.cli.app import app
+from dimesh.cli.exit_codes import ExitCode
+from dimesh.errors import (
+    BusError,
+    ConfigurationError,
+    DimeshError,
+    EventError,
+    GroupNotFoundError,
+    NodeNotFoundError,
+    PluginError,
+    StorageError,
+    SubjectNotFoundError,
+    TopicNotFoundError,
+)
+
+
+def guarded(arguments: Sequence[str]) -> int:
+    """The exit code of the command. Prints no traceback unless ``--debug`` is given.
+
+    Raises:
+        BrokenPipeError: whoever read the output has gone.
+    """
+    command = typer.main.get_command(app)
+    debug = "--debug" in arguments
+    try:
+        result = command.main(args=list(arguments), prog_name="dimesh", standalone_mode=False)
+    except (click.exceptions.Exit, typer.Exit) as done:
+        return int(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stdout.write(error.ctx.get_help() + "\n" if error.ctx else "")
+        return ExitCode.OK
+    except click.UsageError as error:
+        return _say(arguments, error.format_message(), ExitCode.USAGE, error.ctx)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _say(arguments, "interrupted", ExitCode.INTERRUPTED)
+    except click.ClickException as error:
+        return _say(arguments, error.format_message(), ExitCode.FAILED)
+    except BrokenPipeError:
+        raise
+    except DimeshError as error:
+        if debug:
+            raise
+        return _say(arguments, str(error), code_of(error))
+    except OSError as error:
+        if debug:
+            raise
+        return _say(arguments, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), ExitCode.FAILED)
+    except Exception as error:
+        if debug:
+            raise
+        return _say(
+            arguments,
+            f"this is a bug in dimesh: {type(error).__name__}: {error}; --debug shows where",
+            ExitCode.FAILED,
+        )
+    return int(result) if isinstance(result, int) else ExitCode.OK
+
+
+def code_of(error: DimeshError) -> ExitCode:
+    """The exit code for an error."""
+    if isinstance(error, (TopicNotFoundError, GroupNotFoundError, SubjectNotFoundError, NodeNotFoundError)):
+        return ExitCode.NOT_FOUND
+    if isinstance(error, ConfigurationError):
+        return ExitCode.CONFIGURATION
+    if isinstance(error, PluginError):
+        return ExitCode.PLUGIN
+    if isinstance(error, EventError):
+        return ExitCode.USAGE
+    if isinstance(error, (StorageError, BusError)):
+        return ExitCode.UNAVAILABLE
+    return ExitCode.FAILED
+
+
+def _say(
+    arguments: Sequence[str], text: str, code: ExitCode, context: click.Context | None = None
+) -> int:
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if "--output=json" in arguments or _follows(arguments, "--output", "json"):
+        sys.stderr.write(json.dumps({"error": text, "code": int(code)}) + "\n")
+    else:
+        sys.stderr.write(f"error: {text}\n")
+        if context is not None:
+            sys.stderr.write(f"see '{context.command_path} --help'\n")
+    return code
+
+
+def _follows(arguments: Sequence[str], name: str, value: str) -> bool:
+    return any(a == name and b == value for a, b in zip(arguments, arguments[1:], strict=False))

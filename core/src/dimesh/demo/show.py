@@ -1,0 +1,43 @@
+"""Runs the parts of the demo and prints what they did. Everything printed was read back from the mesh."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dimesh.demo import bus, cdc, lineage, registry
+from dimesh.demo.stage import Stage
+
+if TYPE_CHECKING:
+    from dimesh.cli.output import Output
+
+PARTS: dict[str, tuple[str, Callable[[Stage], Awaitable[None]]]] = {
+    "bus": ("Events on a durable bus", bus.play),
+    "registry": ("A schema that is enforced", registry.play),
+    "cdc": ("A change feed from an application's database", cdc.play),
+    "lineage": ("Where did it come from, what would it touch?", lineage.play),
+}
+
+
+async def run_demo(folder: Path, part: str | None, output: Output) -> bool:
+    """Play one part or all; True if each did what it should.
+
+    Args:
+        folder: made anew; holds the mesh afterwards.
+        part: one of :data:`PARTS`; None: all.
+        output: where to print.
+    """
+    if folder.exists() and (folder / ".dimesh-demo").exists():
+        shutil.rmtree(folder)  # our own, from last time
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".dimesh-demo").write_text("made by 'dimesh demo', which replaces this folder at its next run\n")
+    stage = Stage(folder, output)
+    stage.title(folder)
+    for name, (title, play) in PARTS.items():
+        if part is None or part == name:
+            stage.act(name, title)
+            await play(stage)
+    stage.end()
+    return stage.good
