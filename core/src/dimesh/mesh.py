@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -168,7 +168,7 @@ class Mesh:
         return started
 
     async def _subscribe(
-        self, section: HandlerSection, function: Callable[..., Any], middleware: list[Middleware]
+        self, section: HandlerSection, function: Callable[..., Any], middleware: Sequence[Middleware]
     ) -> str:
         handler = EventHandler(
             function,

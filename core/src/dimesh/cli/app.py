@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -19,7 +19,7 @@ from dimesh.cli.exit_codes import ExitCode
 from dimesh.cli.output import Output
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     """How results are printed."""
 
     human = "human"
@@ -41,10 +41,12 @@ app = typer.Typer(
 def options(
     context: typer.Context,
     config_file: Annotated[
-        str | None, typer.Option("--config", help="Settings file; by default dimesh.toml in the working folder.")
+        str | None,
+        typer.Option("--config", help="Settings file; by default dimesh.toml in the working folder."),
     ] = None,
     bus_path: Annotated[
-        str | None, typer.Option("--bus-path", help="Use the sqlite bus in this file, whatever the settings say.")
+        str | None,
+        typer.Option("--bus-path", help="Use the sqlite bus in this file, whatever the settings say."),
     ] = None,
     output: Annotated[Form, typer.Option(help="human for people, json for programs.")] = Form.human,
     no_color: Annotated[bool, typer.Option("--no-color", help="No colour (NO_COLOR does it, too).")] = False,

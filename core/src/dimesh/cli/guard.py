@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
+import typer
 import typer.main
 
 from dimesh.cli.app import app
@@ -23,6 +24,12 @@ from dimesh.errors import (
     SubjectNotFoundError,
     TopicNotFoundError,
 )
+import itertools
+
+
+# Typer brings its own click in newer versions; these are whichever it uses.
+_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+_ClickError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 def guarded(arguments: Sequence[str]) -> int:
@@ -35,17 +42,10 @@ def guarded(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         result = command.main(args=list(arguments), prog_name="dimesh", standalone_mode=False)
-    except (click.exceptions.Exit, typer.Exit) as done:
+    except typer.Exit as done:
         return int(done.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        sys.stdout.write(error.ctx.get_help() + "\n" if error.ctx else "")
-        return ExitCode.OK
-    except click.UsageError as error:
-        return _say(arguments, error.format_message(), ExitCode.USAGE, error.ctx)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _say(arguments, "interrupted", ExitCode.INTERRUPTED)
-    except click.ClickException as error:
-        return _say(arguments, error.format_message(), ExitCode.FAILED)
     except BrokenPipeError:
         raise
     except DimeshError as error:
@@ -55,8 +55,12 @@ def guarded(arguments: Sequence[str]) -> int:
     except OSError as error:
         if debug:
             raise
-        return _say(arguments, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), ExitCode.FAILED)
+        return _say(
+            arguments, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), ExitCode.FAILED
+        )
     except Exception as error:
+        if isinstance(error, _ClickError):
+            return _usage(arguments, error)
         if debug:
             raise
         return _say(
@@ -82,9 +86,17 @@ def code_of(error: DimeshError) -> ExitCode:
     return ExitCode.FAILED
 
 
-def _say(
-    arguments: Sequence[str], text: str, code: ExitCode, context: click.Context | None = None
-) -> int:
+def _usage(arguments: Sequence[str], error: Any) -> int:
+    """What the command line's parser has to say."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stdout.write(f"{error.format_message()}
+")
+        return ExitCode.OK
+    code = ExitCode.USAGE if isinstance(error, _UsageError) else ExitCode.FAILED
+    return _say(arguments, error.format_message(), code, getattr(error, "ctx", None))
+
+
+def _say(arguments: Sequence[str], text: str, code: ExitCode, context: Any = None) -> int:
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     if "--output=json" in arguments or _follows(arguments, "--output", "json"):
         sys.stderr.write(json.dumps({"error": text, "code": int(code)}) + "\n")
@@ -96,4 +108,4 @@ def _say(
 
 
 def _follows(arguments: Sequence[str], name: str, value: str) -> bool:
-    return any(a == name and b == value for a, b in zip(arguments, arguments[1:], strict=False))
+    return any(a == name and b == value for a, b in itertools.pairwise(arguments))

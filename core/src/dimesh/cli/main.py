@@ -1,7 +1,7 @@
 """Entry point of the ``dimesh`` command.
 
-``dimesh``, ``dimesh --help`` and ``dimesh --version`` are answered here, from a text that is kept beside this module and
-checked against the real one by a test: building the whole command tree takes several times as long.
+``dimesh``, ``dimesh --help`` and ``dimesh --version`` are answered here, from a text that is kept beside this module
+and checked against the real one by a test: building the whole command tree takes several times as long.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ class Output:
         """A rich console; without colour where none is wanted."""
         from rich.console import Console
 
-        return Console(stderr=error, no_color=not self._color, highlight=False, soft_wrap=not sys.stdout.isatty())
+        return Console(
+            stderr=error, no_color=not self._color, highlight=False, soft_wrap=not sys.stdout.isatty()
+        )
 
     def document(self, value: Any) -> None:
         """One JSON document."""
@@ -46,7 +48,9 @@ class Output:
         sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
         sys.stdout.flush()
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, title: str = "") -> None:
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, title: str = ""
+    ) -> None:
         """Rows, as a table or as a JSON list of objects (keys are the columns)."""
         listed = [list(row) for row in rows]
         if self.as_json:

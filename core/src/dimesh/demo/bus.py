@@ -90,7 +90,9 @@ async def _look_again(stage: Stage) -> None:
         groups = await bus.backend.groups()
         lag = {g: sum(i.lag for i in groups if i.group == g) for g in sorted({i.group for i in groups})}
     stage.step(
-        "reopened the file: topics and positions are as they were", all(n == 0 for n in lag.values()), f"lag {lag}"
+        "reopened the file: topics and positions are as they were",
+        all(n == 0 for n in lag.values()),
+        f"lag {lag}",
     )
     stage.table(("topic", "records", "bytes"), [(t.name, t.records, t.size) for t in infos])
     mesh = f"dimesh --bus-path {stage.database}"

@@ -38,7 +38,9 @@ async def play(stage: Stage) -> None:
             await registry.register_schema(subject, narrower)
             stage.step("a new required field is refused", False)
         except IncompatibleSchemaError as error:
-            stage.step("a new required field is refused", True, error.reasons[0] if error.reasons else str(error))
+            stage.step(
+                "a new required field is refused", True, error.reasons[0] if error.reasons else str(error)
+            )
         async with EventBusFactory.create("sqlite", path=stage.database, registry=registry) as bus:
             metadata = EventMetadata(source_pillar="Growth Engine", source_agent="web_form")
             await bus.publish(Topics.GROWTH, Event("demo.lead", metadata, good))
@@ -47,7 +49,8 @@ async def play(stage: Stage) -> None:
                 stage.step("the bus refuses a payload that breaks the schema", False)
             except SchemaValidationError as error:
                 stage.step(
-                    "the bus refuses a payload that breaks the schema, and says each reason", len(error.problems) >= 2
+                    "the bus refuses a payload that breaks the schema, and says each reason",
+                    len(error.problems) >= 2,
                 )
                 for problem in error.problems:
                     stage.block(str(problem))

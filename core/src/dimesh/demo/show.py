@@ -32,7 +32,9 @@ async def run_demo(folder: Path, part: str | None, output: Output) -> bool:
     if folder.exists() and (folder / ".dimesh-demo").exists():
         shutil.rmtree(folder)  # our own, from last time
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".dimesh-demo").write_text("made by 'dimesh demo', which replaces this folder at its next run\n")
+    (folder / ".dimesh-demo").write_text(
+        "made by 'dimesh demo', which replaces this folder at its next run\n"
+    )
     stage = Stage(folder, output)
     stage.title(folder)
     for name, (title, play) in PARTS.items():

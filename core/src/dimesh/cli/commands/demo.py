@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from dimesh.cli.context import run, state_of
 from dimesh.cli.exit_codes import ExitCode
 
 
-class Part(str, Enum):
+class Part(StrEnum):
     """Parts of the demo."""
 
     all = "all"

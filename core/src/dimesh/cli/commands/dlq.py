@@ -23,7 +23,9 @@ dlq = typer.Typer(
 )
 
 Topic = Annotated[str, typer.Argument(help="The topic they failed in, with or without '.dlq'.")]
-Ids = Annotated[list[str] | None, typer.Option("--id", help="Only the event with this id; may be given again.")]
+Ids = Annotated[
+    list[str] | None, typer.Option("--id", help="Only the event with this id; may be given again.")
+]
 
 
 def as_dict(entry: DeadLetter) -> dict[str, Any]:
@@ -163,7 +165,9 @@ def _report(state: State, result: RedriveResult, what: str) -> int:
             }
         )
     else:
-        state.output.say(f"{what}: {len(result.done)}" + (f", skipped: {len(result.skipped)}" if result.skipped else ""))
+        state.output.say(
+            f"{what}: {len(result.done)}" + (f", skipped: {len(result.skipped)}" if result.skipped else "")
+        )
         for entry, why in result.skipped:
             state.output.note(f"skipped {entry.event_id}: {why}")
     return ExitCode.PARTIAL if result.skipped else ExitCode.OK

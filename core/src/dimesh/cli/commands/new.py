@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from dimesh.errors import ConfigurationError
 new = typer.Typer(help="Begin something new.", no_args_is_help=True, rich_markup_mode=None)
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """Kinds of plugins."""
 
     bus = "bus"

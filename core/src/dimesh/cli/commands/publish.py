@@ -22,26 +22,28 @@ MAX_LINE = 64 * 1024 * 1024
 def publish(
     context: typer.Context,
     topic: Annotated[str, typer.Argument(help="The topic; made if it does not exist.")],
-    file: Annotated[str, typer.Argument(help="A file with one JSON object a line; - for standard input.")] = "-",
+    file: Annotated[
+        str, typer.Argument(help="A file with one JSON object a line; - for standard input.")
+    ] = "-",
     type: Annotated[
         str | None,
         typer.Option(help="Take each line as the payload of an event of this type, not as a whole event."),
     ] = None,
     pillar: Annotated[str, typer.Option(help="Pillar of the sender, with --type.")] = "",
     agent: Annotated[str, typer.Option(help="Name of the sender, with --type.")] = "dimesh-cli",
-    key: Annotated[str | None, typer.Option(help="Ordering key for all of them; by default the sender.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Ordering key for all of them; by default the sender.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Events published together.")] = 500,
     delay: Annotated[float | None, typer.Option(min=0, help="Deliver only after so many seconds.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line, publish nothing.")] = False,
 ) -> None:
-    """Publish events: one JSON object a line, an event as 'dimesh tail --output json' prints it, or a bare payload with --type.
+    """Publish events, one JSON object a line: events as 'dimesh --output json tail' prints them, or payloads with --type.
 
     A line that cannot be published is named and skipped; the command then ends with code 6.
     """
     state = state_of(context)
-    raise typer.Exit(
-        run(_publish(state, topic, file, type, pillar, agent, key, batch, delay, dry_run))
-    )
+    raise typer.Exit(run(_publish(state, topic, file, type, pillar, agent, key, batch, delay, dry_run)))
 
 
 async def _publish(
@@ -104,9 +106,20 @@ async def _publish(
                     good, bad = await send(waiting)
                     done, refused = done + good, refused + bad
     if out.as_json:
-        out.document({"topic": topic, "published": 0 if dry_run else done, "valid": done, "refused": refused, "dry_run": dry_run})
+        out.document(
+            {
+                "topic": topic,
+                "published": 0 if dry_run else done,
+                "valid": done,
+                "refused": refused,
+                "dry_run": dry_run,
+            }
+        )
     else:
-        out.say(f"{'would publish' if dry_run else 'published'} {done} events to {topic}" + (f", {refused} refused" if refused else ""))
+        out.say(
+            f"{'would publish' if dry_run else 'published'} {done} events to {topic}"
+            + (f", {refused} refused" if refused else "")
+        )
     return ExitCode.PARTIAL if refused else ExitCode.OK
 
 
@@ -137,7 +150,9 @@ def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes, int]]:
         number += 1
         read += len(line)
         if len(line) > MAX_LINE:
-            raise ConfigurationError(f"line {number} is longer than {MAX_LINE:,} bytes: is this one JSON object a line?")
+            raise ConfigurationError(
+                f"line {number} is longer than {MAX_LINE:,} bytes: is this one JSON object a line?"
+            )
         yield number, line, read
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 def run(context: typer.Context) -> None:
     """Start the mesh of dimesh.toml: its handlers and sources. Ends gracefully on SIGINT or SIGTERM: what is being
-    handled is finished, positions are committed."""
+    handled is finished, positions are committed.
+    """
     state = state_of(context)
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # handlers are most often beside dimesh.toml
@@ -64,7 +65,7 @@ async def _run(state: State) -> int:
 
 
 def doctor(context: typer.Context) -> None:
-    """Prove by doing that this mesh works: settings, plugins, storage, a round trip through the bus, lag, dead letters."""
+    """Prove by doing that this mesh works: settings, plugins, storage, a round trip, lag, dead letters."""
     state = state_of(context)
     raise typer.Exit(run_async(_doctor(state)))
 

@@ -26,7 +26,9 @@ PAGE = 500
 def tail(
     context: typer.Context,
     topic: Annotated[str, typer.Argument(help="The topic to look at.")],
-    type: Annotated[list[str] | None, typer.Option(help="Only events of this type; may be given again.")] = None,
+    type: Annotated[
+        list[str] | None, typer.Option(help="Only events of this type; may be given again.")
+    ] = None,
     pillar: Annotated[list[str] | None, typer.Option(help="Only events of senders of this pillar.")] = None,
     priority: Annotated[list[str] | None, typer.Option(help="Only events of this priority.")] = None,
     since: Annotated[str | None, typer.Option(help="Begin here: a duration ago (15m, 2h) or a time.")] = None,
@@ -69,9 +71,7 @@ async def _tail(
     return ExitCode.OK
 
 
-async def records(
-    bus: EventBus, topic: str, since: datetime | None, follow: bool
-) -> AsyncIterator[Delivery]:
+async def records(bus: EventBus, topic: str, since: datetime | None, follow: bool) -> AsyncIterator[Delivery]:
     """The records of a topic, page by page."""
     from dimesh.spi.bus import StartAt
 
@@ -179,7 +179,9 @@ async def _replay(
             if not before:
                 from dimesh.errors import GroupNotFoundError
 
-                raise GroupNotFoundError(f"topic {topic!r} has no group {group!r}; 'dimesh groups' lists them")
+                raise GroupNotFoundError(
+                    f"topic {topic!r} has no group {group!r}; 'dimesh groups' lists them"
+                )
             if dry_run:
                 out.say(f"would move group {group} of {topic} to {start}")
                 return ExitCode.OK
