@@ -78,7 +78,7 @@ def set_up(groups: tuple[str, ...]) -> None:
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this is the file that tells people
         sys.exit(f"dev.py: Python 3.11 or later is needed, this is {sys.version.split()[0]}")
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         lines = [f"  python3 dev.py {name:6} {text}" for name, (text, _) in COMMANDS.items()]

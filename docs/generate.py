@@ -145,8 +145,8 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "One file, `dimesh.toml`, in the working folder (or where `--config` or `DIMESH_CONFIG` says). Each value can be",
-        "overridden by an environment variable: `DIMESH_BUS__DRAIN_TIMEOUT=5` for `bus.drain_timeout`. In the file,",
+        "One file, `dimesh.toml`, in the working folder (or where `--config` or `DIMESH_CONFIG` says). Each value can",
+        "be overridden by an environment variable: `DIMESH_BUS__DRAIN_TIMEOUT=5` for `bus.drain_timeout`. In the file,",
         "`${NAME}` in a string stands for the environment variable of that name: secrets need not stand in the file.",
         "`dimesh config show` prints every value with its origin, secrets masked.",
         "",
@@ -236,8 +236,8 @@ def capabilities() -> str:
         "# Capabilities",
         "",
         "A plugin states what it can do in these words. The levels are **full**, **partial** (the note says when),",
-        "**unsupported by the vendor** and **not yet**; what is not stated counts as not yet. The contract kit tests what is",
-        "stated.",
+        "**unsupported by the vendor** and **not yet**; what is not stated counts as not yet. The contract kit tests",
+        "what is stated.",
         "",
     ]
     for kind in ("bus", "registry", "cdc", "lineage"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -24,8 +25,6 @@ from dimesh.errors import (
     SubjectNotFoundError,
     TopicNotFoundError,
 )
-import itertools
-
 
 # Typer brings its own click in newer versions; these are whichever it uses.
 _UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
@@ -89,8 +88,7 @@ def code_of(error: DimeshError) -> ExitCode:
 def _usage(arguments: Sequence[str], error: Any) -> int:
     """What the command line's parser has to say."""
     if type(error).__name__ == "NoArgsIsHelpError":
-        sys.stdout.write(f"{error.format_message()}
-")
+        sys.stdout.write(error.format_message() + "\n")
         return ExitCode.OK
     code = ExitCode.USAGE if isinstance(error, _UsageError) else ExitCode.FAILED
     return _say(arguments, error.format_message(), code, getattr(error, "ctx", None))

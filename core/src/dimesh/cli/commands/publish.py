@@ -38,7 +38,8 @@ def publish(
     delay: Annotated[float | None, typer.Option(min=0, help="Deliver only after so many seconds.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line, publish nothing.")] = False,
 ) -> None:
-    """Publish events, one JSON object a line: events as 'dimesh --output json tail' prints them, or payloads with --type.
+    """Publish events, one JSON object a line: events as 'dimesh --output json tail' prints them, or payloads
+    with --type.
 
     A line that cannot be published is named and skipped; the command then ends with code 6.
     """
