@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dimesh.bus.options import SubscriptionOptions as SubscriptionOptions
     from dimesh.bus.receipt import Receipt as Receipt
     from dimesh.bus.retry import RetryPolicy as RetryPolicy
+    from dimesh.cdc import CDCOperation as CDCOperation
     from dimesh.cdc.connector import CDCConnector as CDCConnector
     from dimesh.cdc.events import CDCEvent as CDCEvent
     from dimesh.cdc.events import CDCOffset as CDCOffset
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from dimesh.events.types import EventPriority as EventPriority
     from dimesh.events.types import EventType as EventType
     from dimesh.spi.bus import StartAt as StartAt
-    from dimesh.spi.cdc import Operation as CDCOperation
 
 _HOMES = {
     "CDCConnector": "dimesh.cdc",
@@ -86,7 +86,7 @@ _PLUGIN_HOMES = {
     "ZendeskCDCConnector": ("dimesh_zendesk", "zendesk"),
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -94,7 +94,8 @@ class Capabilities(Mapping[Capability, Support]):
         self, *full: Capability, notes: Mapping[Capability, str] | None = None, **levels: Support
     ) -> None:
         """``Capabilities(Capability.DURABLE, replay=Support.PARTIAL)``: full ones by position, others by
-        their name in lower case with underscores."""
+        their name in lower case with underscores.
+        """
         table = dict.fromkeys(full, Support.FULL)
         for name, support in levels.items():
             table[Capability[name.upper()]] = support

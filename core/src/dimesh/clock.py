@@ -82,7 +82,7 @@ class ManualClock:
             await asyncio.sleep(0)
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        handle = self.call_later(delay, lambda: woken.done() or woken.set_result(None))
+        handle = self.call_later(delay, lambda: None if woken.done() else woken.set_result(None))
         try:
             await woken
         finally:

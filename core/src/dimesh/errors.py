@@ -63,7 +63,8 @@ class BusClosedError(BusError):
 
 class PublishError(BusError):
     """The backend did not acknowledge. Unless the message says otherwise the outcome is unknown:
-    publishing the same event again is safe, since its id does not change."""
+    publishing the same event again is safe, since its id does not change.
+    """
 
 
 class BackpressureError(PublishError, TimeoutError):

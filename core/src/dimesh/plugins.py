@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ import pluggy
 
 from dimesh import hookspecs
 from dimesh.clock import Clock, SystemClock
-from dimesh.discovery import Found, Kind, Selection, choose, find, load
-from dimesh.errors import PluginContractError, PluginError
+from dimesh.discovery import Found, Kind, Selection, choose, describe, find, load, missing_module
+from dimesh.errors import ConfigurationError, DimeshError, PluginContractError, PluginError
 
 if TYPE_CHECKING:
     from dimesh.bus.receipt import Receipt
@@ -46,8 +47,9 @@ class PluginManager:
     """Finds, loads and calls plugins.
 
     Args:
-        allow: names of drivers or distributions that may be used; None: all.
-        block: names that may not.
+        allow: plugins that may be used, see :class:`~dimesh.discovery.Selection`; None: all.
+        block: plugins that may not.
+        clock: for providers that are made without one.
     """
 
     def __init__(
@@ -67,16 +69,26 @@ class PluginManager:
         self._complained: set[tuple[str, str]] = set()
         self.observer_errors = 0
         """Exceptions that observers raised."""
+        self.observes_published = False
+        """Whether anybody listens to :meth:`published`; the hot path asks."""
+        self.observes_delivered = False
+        """Whether anybody listens to :meth:`delivered`."""
 
     # -- registering -----------------------------------------------------------------------------
 
     def register(self, plugin: object, *, kind: Kind = Kind.HOOKS, name: str = "") -> None:
-        """Add a plugin object of this process: an observer, or (with ``kind`` and ``name``) a driver.
+        """Add a plugin object of this process: an observer, or (with ``kind`` and ``name``) a driver, which then
+        comes before an installed one of that name.
 
         Raises:
             PluginContractError: its hooks do not fit the specs.
+            ConfigurationError: a driver without a name.
         """
-        self._register(plugin, name or repr(plugin))
+        if kind is not Kind.HOOKS and not name:
+            raise ConfigurationError(
+                f"a {kind.label} driver needs a name: register(plugin, kind=…, name='…')"
+            )
+        self._register(plugin, f"{kind.label} {name!r}" if name else repr(plugin)[:200])
         if kind is not Kind.HOOKS:
             self._own[kind, name] = plugin
 
@@ -106,33 +118,50 @@ class PluginManager:
         return self._loaded[key]
 
     def _register(self, plugin: object, who: str) -> None:
-        if self._pluggy.is_registered(plugin):
+        if plugin is None:  # pluggy takes it for a blocked name
+            raise PluginContractError(f"{who} is None, not a plugin")
+        # By identity: plugins may be equal, or not hashable.
+        if any(plugin is known for _, known in self._pluggy.list_name_plugin()):
             return
+        name = who if not self._pluggy.has_plugin(who) else f"{who} ({id(plugin):#x})"
         try:
-            self._pluggy.register(plugin)
-            unknown = [
-                impl.function.__name__
-                for name, caller in vars(self._pluggy.hook).items()
-                if isinstance(caller, pluggy.HookCaller) and not caller.has_spec()
-                for impl in caller.get_hookimpls()
-                if impl.plugin is plugin
-            ]
-            if unknown:
-                raise PluginContractError(f"{who} implements {_nearest(unknown[0])}")
-            if not self._pluggy.get_hookcallers(plugin):
-                raise PluginContractError(
-                    f"{who} implements no hook: mark its functions with @dimesh.spi.hookimpl"
-                )
-        except pluggy.PluginValidationError as error:
-            self._forget(plugin)
-            raise PluginContractError(f"{who} does not fit the hook specs: {error}") from error
-        except PluginContractError:
-            self._forget(plugin)
-            raise
+            self._pluggy.register(plugin, name)
+            self._check(plugin, who)
+        except Exception as error:
+            if self._pluggy.has_plugin(name):
+                self._pluggy.unregister(name=name)
+            if isinstance(error, PluginContractError):
+                raise
+            raise PluginContractError(f"{who} does not fit the hook specs: {describe(error)}") from error
+        self.observes_published = bool(self._impls("dimesh_published"))
+        self.observes_delivered = bool(self._impls("dimesh_delivered"))
 
-    def _forget(self, plugin: object) -> None:
-        if self._pluggy.is_registered(plugin):
-            self._pluggy.unregister(plugin)
+    def _check(self, plugin: object, who: str) -> None:
+        """What pluggy lets pass: hooks that nobody calls, or whose answer nobody waits for."""
+        implemented = 0
+        for hook, caller in vars(self._pluggy.hook).items():
+            for impl in caller.get_hookimpls() if isinstance(caller, pluggy.HookCaller) else ():
+                if impl.plugin is not plugin:
+                    continue
+                implemented += 1
+                if not caller.has_spec() and not impl.optionalhook:
+                    raise PluginContractError(f"{who} implements {_nearest(hook)}")
+                if inspect.iscoroutinefunction(impl.function):
+                    raise PluginContractError(
+                        f"{who}: {hook} is an async function; hooks are plain functions"
+                    )
+                if impl.wrapper or impl.hookwrapper:
+                    raise PluginContractError(
+                        f"{who}: {hook} is a wrapper; hooks of dimesh cannot be wrapped"
+                    )
+        if not implemented:
+            raise PluginContractError(
+                f"{who} implements no hook: mark its functions with @dimesh.spi.hookimpl"
+            )
+
+    def _impls(self, hook: str) -> list[pluggy.HookImpl]:
+        caller: pluggy.HookCaller = getattr(self._pluggy.hook, hook)
+        return caller.get_hookimpls()
 
     # -- providers -------------------------------------------------------------------------------
 
@@ -181,63 +210,55 @@ class PluginManager:
         options: Mapping[str, Any] | None,
         clock: Clock | None,
     ) -> T:
+        found: Found | None = None
         if (kind, name) in self._own:
             plugin, who = self._own[kind, name], f"{kind.label} {name!r}"
         else:
             found = choose(kind, name, self.selection)
             plugin, who = self._get(found), str(found)
-        others = [p for p in self._pluggy.get_plugins() if p is not plugin]
-        caller = self._pluggy.subset_hook_caller(hook, others)
-        provider = caller(options=dict(options or {}), clock=clock or self._clock)
+        # Only the driver that was asked for: pluggy's own call would ask all that are loaded.
+        impl = next((impl for impl in self._impls(hook) if impl.plugin is plugin), None)
+        if impl is None:
+            raise PluginContractError(f"{who} does not implement {hook}")
+        try:
+            provider = _call(impl, {"options": dict(options or {}), "clock": clock or self._clock})
+        except (DimeshError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if isinstance(error, ModuleNotFoundError) and found is not None:
+                raise PluginError(f"{who} {missing_module(found, error)}") from error
+            raise PluginError(f"{who} failed in {hook}: {describe(error)}") from error
         if provider is None:
+            raise PluginContractError(f"{who} gave no provider: its {hook} returned None")
+        if isinstance(provider, type):
             raise PluginContractError(
-                f"{who} gave no provider: it does not implement {hook}, or returned None"
+                f"{who} gave the class {provider.__name__} instead of an instance of it"
             )
         if not isinstance(provider, protocol):
-            lacking = sorted(
-                member
-                for member in getattr(protocol, "__protocol_attrs__", None) or _members(protocol)
-                if not hasattr(provider, member)
-            )
+            lacking = ", ".join(sorted(m for m in _members(protocol) if not hasattr(provider, m)))
             raise PluginContractError(
-                f"{who} gave a {type(provider).__name__}, which is no {protocol.__name__}: "
-                f"it lacks {', '.join(lacking)}"
+                f"{who} gave a {type(provider).__name__}, which is no {protocol.__name__}: it lacks {lacking}"
             )
         return provider
 
     # -- observers -------------------------------------------------------------------------------
 
-    def _observed(self, hook: str) -> bool:
-        caller: pluggy.HookCaller = getattr(self._pluggy.hook, hook)
-        return bool(caller.get_hookimpls())
-
-    @property
-    def observes_published(self) -> bool:
-        """Whether anybody listens to :meth:`published`."""
-        return self._observed("dimesh_published")
-
-    @property
-    def observes_delivered(self) -> bool:
-        """Whether anybody listens to :meth:`delivered`."""
-        return self._observed("dimesh_delivered")
-
     def _tell(self, hook: str, **arguments: Any) -> None:
-        # One by one: pluggy's own call would end at the first observer that raises.
-        caller: pluggy.HookCaller = getattr(self._pluggy.hook, hook)
-        for impl in caller.get_hookimpls():
+        # One by one: pluggy's own call would end at the first observer that raises. Its order, though.
+        for impl in reversed(self._impls(hook)):
             try:
-                impl.function(*(arguments[name] for name in impl.argnames))
-            except Exception as error:
+                _call(impl, arguments)
+            except (Exception, SystemExit) as error:
                 self.observer_errors += 1
                 if (impl.plugin_name, hook) not in self._complained:
                     self._complained.add((impl.plugin_name, hook))
                     log.warning(
-                        "observer %s failed in %s (said once, counted from now on): %s: %s",
+                        "observer %s failed in %s (said once, counted from now on): %s",
                         impl.plugin_name,
                         hook,
-                        type(error).__name__,
-                        error,
+                        describe(error),
                     )
+                    log.debug("the failure of %s in full", impl.plugin_name, exc_info=error)
 
     def published(self, topic: str, event: Event, receipt: Receipt) -> None:
         """See the hook of that name."""
@@ -307,7 +328,12 @@ class PluginManager:
         return PluginRow(found.kind.label, found.name, found.distribution, found.version, state, reason)
 
 
+def _call(impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+    return impl.function(*(arguments[name] for name in impl.argnames))
+
+
 def _members(protocol: type) -> set[str]:
+    """What a protocol asks for (Python 3.12 and later know it themselves)."""
     return {name for base in protocol.__mro__ for name in vars(base) if not name.startswith("_")} | set(
         getattr(protocol, "__annotations__", {})
     )

@@ -1,8 +1,8 @@
 """Settings of a mesh: one ``dimesh.toml`` and the environment.
 
 What is given to :func:`load_settings` directly comes first, then ``DIMESH_…`` variables (``__`` between levels), then
-the file, then the defaults. A ``${NAME}`` in a string of the file stands for the environment variable of that name, so
-that no secret has to stand in the file.
+the file, then the defaults. Sections and options are merged, lists are replaced. A ``${NAME}`` in a string of the file
+stands for the environment variable of that name, so that no secret has to stand in the file; ``$${`` is a plain ``${``.
 """
 
 from __future__ import annotations
@@ -10,24 +10,34 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from dimesh.errors import ConfigurationError
+from dimesh.tomlfile import checked, line_of, parse, read_text, resolved
 
 FILE_NAME: Final = "dimesh.toml"
-MAX_FILE: Final = 1_000_000
 MASK: Final = "********"
 PREFIX: Final = "DIMESH_"
 CONFIG_VARIABLE: Final = "DIMESH_CONFIG"
 
-_SECRET = re.compile(r"secret|token|passw|api_?key|private|credential|assertion|(^|_)key$", re.IGNORECASE)
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET = re.compile(
+    r"secret|token|passw|passphrase|pwd|keys?$|private|credential|assertion|auth|bearer|cookie|jwt|dsn|signature"
+    r"|connection_?string",
+    re.IGNORECASE,
+)
+_URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 
 
 class _Section(BaseModel):
@@ -140,16 +150,17 @@ class MeshSettings(BaseSettings):
         return init_settings, env_settings, _FileSource(settings_cls)
 
 
-class _FileSource(PydanticBaseSettingsSource):
-    """What :func:`load_settings` read from the file (put here for the one construction it makes)."""
+_from_file: ContextVar[Mapping[str, Any]] = ContextVar("dimesh_settings_file", default={})  # noqa: B039  (never changed)
 
-    values: Mapping[str, Any] = {}
+
+class _FileSource(PydanticBaseSettingsSource):
+    """What :func:`load_settings` read from the file, for the one construction it makes."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        return dict(self.values)
+        return dict(_from_file.get())
 
 
 class Loaded:
@@ -162,42 +173,39 @@ class Loaded:
         given: Mapping[str, Any],
         from_env: Mapping[str, Any],
         from_file: Mapping[str, Any],
-        references: Mapping[str, str],
+        references: Mapping[str, Sequence[str]],
     ) -> None:
         self.settings = settings
         self.path = path
         """The file that was read; None: there is none."""
-        self._layers = [
-            ("argument", dict(_leaves(given))),
-            ("environment", dict(_leaves(from_env))),
-            (str(path), dict(_leaves(from_file))),
-        ]
+        self._layers = [("argument", given), ("environment", from_env), (str(path), from_file)]
         self._references = references
+
+    def __repr__(self) -> str:
+        return f"<Loaded settings of {self.settings.mesh.name!r} from {self.path}>"
 
     def origin(self, key: str) -> str:
         """Where the value of a dotted key comes from: ``argument``, a variable's name, the file, or ``default``."""
-        for label, leaves in self._layers:
-            if key in leaves or any(k.startswith(f"{key}.") or key.startswith(f"{k}.") for k in leaves):
-                if label == "environment":
-                    return PREFIX + key.upper().replace(".", "__")
-                if key in self._references:
-                    return f"{label} (${{{self._references[key]}}})"
-                return label
-        return "default"
+        return _origin(key, self._layers, self._references)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Every value as ``(dotted key, text with secrets masked, origin)``."""
-        values = self.settings.model_dump(mode="json")
-        rows = []
-        for key, value in _leaves(values):
-            masked = MASK if is_secret(key) or key in self._references else value
-            rows.append((key, "" if masked is None else str(masked), self.origin(key)))
-        return rows
+        return [
+            (key, self._shown(key, value), self.origin(key))
+            for key, value in _leaves(self.settings.model_dump(mode="json"))
+        ]
+
+    def _shown(self, key: str, value: Any) -> str:
+        if value is None:
+            return ""
+        if is_secret(key) or any(k == key or k.startswith(f"{key}.") for k in self._references):
+            return MASK
+        return _URL_LOGIN.sub(MASK, str(value))
 
 
 def is_secret(key: str) -> bool:
-    """Whether a value of that name is not to be shown. The name decides; what is not sure is hidden."""
-    return bool(_SECRET.search(key.rpartition(".")[2]))
+    """Whether a value under that dotted key is not to be shown. The names decide; what is not sure is hidden."""
+    return any(_SECRET.search(part) for part in key.split("."))
 
 
 def load_settings(path: str | os.PathLike[str] | None = None, **given: Any) -> Loaded:
@@ -211,69 +219,38 @@ def load_settings(path: str | os.PathLike[str] | None = None, **given: Any) -> L
         ConfigurationError: no such file, not TOML, an unknown name, a value that does not fit, a missing variable.
     """
     file = _find(path)
-    raw = _read(file) if file is not None else {}
-    references: dict[str, str] = {}
-    from_file = _resolve(raw, "", references, file)
+    text = read_text(file) if file is not None else ""
+    references: dict[str, list[str]] = {}
+    from_file = resolved(parse(text, file), "", references, f"{file}: ")
     _check_variables()
+    given = checked(given)
     try:
-        _FileSource.values = from_file
+        from_env = checked(EnvSettingsSource(MeshSettings)(), where="the environment: ")
+    except (SettingsError, RecursionError) as error:
+        raise ConfigurationError(f"the {PREFIX}… variables cannot be read: {error}") from None
+    layers: _Layers = [("argument", given), ("environment", from_env), (str(file), from_file)]
+    token = _from_file.set(from_file)
+    try:
         settings = MeshSettings(**given)
-        from_env = EnvSettingsSource(MeshSettings)()
     except ValidationError as error:
-        raise ConfigurationError(_explain(error, file)) from None  # its own text would show the values
-    except Exception as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError(f"the settings cannot be read: {type(error).__name__}: {error}") from None
+        # Its own text, and its cause, would show the values.
+        raise ConfigurationError(_explain(error, layers, file, text)) from None
     finally:
-        _FileSource.values = {}
+        _from_file.reset(token)
     return Loaded(settings, file, given, from_env, from_file, references)
 
 
 def _find(path: str | os.PathLike[str] | None) -> Path | None:
-    named = os.fspath(path) if path is not None else os.environ.get(CONFIG_VARIABLE)
-    if named is not None:
-        if "\0" in named:
-            raise ConfigurationError("the path of the settings file holds a NUL character")
-        file = Path(named)
-        if not file.is_file():
-            raise ConfigurationError(f"there is no settings file {str(file)[:200]!r}")
-        return file
-    file = Path(FILE_NAME)
-    return file if file.is_file() else None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > MAX_FILE:
-            raise ConfigurationError(f"{file} is larger than {MAX_FILE:,} bytes: that is no settings file")
-        return tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{file} is not UTF-8 (byte {error.start})") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{file} is not TOML: {error}") from None
-
-
-def _resolve(value: Any, key: str, references: dict[str, str], file: Path | None) -> Any:
-    if isinstance(value, dict):
-        return {k: _resolve(v, f"{key}.{k}" if key else k, references, file) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_resolve(v, f"{key}.{n}", references, file) for n, v in enumerate(value)]
-    if isinstance(value, str) and "${" in value:
-
-        def replaced(match: re.Match[str]) -> str:
-            name = match[1]
-            if name not in os.environ:
-                raise ConfigurationError(
-                    f"{file}: {key} needs the environment variable {name}, which is not set"
-                )
-            references[key] = name
-            return os.environ[name]
-
-        return _REFERENCE.sub(replaced, value)
-    return value
+    named = os.fspath(path) if path is not None else os.environ.get(CONFIG_VARIABLE) or None
+    if named is None:
+        file = Path(FILE_NAME)
+        return file if file.is_file() else None
+    if "\0" in named:
+        raise ConfigurationError("the path of the settings file holds a NUL character")
+    file = Path(named)
+    if not os.path.isfile(file):  # unlike Path.is_file, it takes any name
+        raise ConfigurationError(f"there is no settings file {str(file)[:200]!r}")
+    return file
 
 
 def _check_variables() -> None:
@@ -288,18 +265,79 @@ def _check_variables() -> None:
                 raise ConfigurationError(f"the environment variable {variable[:80]} is no setting{hint}")
 
 
-def _explain(error: ValidationError, file: Path | None) -> str:
-    where = f"{file}: " if file is not None else ""
+_Layers = list[tuple[str, Mapping[str, Any]]]
+
+
+def _origin(key: str, layers: _Layers, references: Mapping[str, Sequence[str]]) -> str:
+    for label, values in layers:
+        held = _held(key.split("."), values)
+        if held is None:
+            continue
+        if not held:
+            break  # in a list of this layer, which replaces those below: the value is a default
+        if label == "environment":
+            return _variable(key)
+        names = [
+            f"${{{name}}}"
+            for at, used in references.items()
+            for name in used
+            if f"{at}.".startswith(f"{key}.")
+        ]
+        return f"{label} ({', '.join(names)})" if names and label != "argument" else label
+    return "default"
+
+
+def _held(path: list[str], value: Any) -> bool | None:
+    """Whether a layer holds the path; False: not, but it holds a list on the way there."""
+    in_list = False
+    for n, part in enumerate(path):
+        if isinstance(value, Mapping):
+            # A name in a driver's options may have dots of its own.
+            whole = ".".join(path[n:])
+            if whole in value:
+                return True
+            if part not in value:
+                return False if in_list else None
+            value = value[part]
+        elif isinstance(value, list):
+            in_list = True
+            if not part.isdigit() or int(part) >= len(value):
+                return False
+            value = value[int(part)]
+        else:
+            return True
+    return True
+
+
+def _variable(key: str) -> str:
+    """The variable that sets a key: its own, or that of a level above (as JSON)."""
+    set_ = {name.upper(): name for name in os.environ}
+    parts = key.upper().split(".")
+    for n in range(len(parts), 0, -1):
+        name = PREFIX + "__".join(parts[:n])
+        if name in set_:
+            return set_[name]
+    return "environment"
+
+
+def _explain(error: ValidationError, layers: _Layers, file: Path | None, text: str) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
         location = [str(part) for part in problem["loc"]]
         key = ".".join(location)[:200]
+        origin = _origin(key, layers, {})
+        if origin == "default":  # what is missing stands nowhere, its table does
+            origin = _origin(".".join(location[:-1]), layers, {})
+        if origin in ("default", str(file)) and file is not None:
+            number = line_of(text, location)
+            where = f"{file}, line {number}: " if number else f"{file}: "
+        else:
+            where = "" if origin in ("default", "argument") else f"{origin}: "
         if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(location[-1], _known(location[:-1]), 1)
-            hint = (
-                f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(_known(location[:-1]))}"
-            )
-            lines.append(f"{where}unknown setting {key!r}{hint}")
+            known = _known(location[:-1])
+            near = difflib.get_close_matches(location[-1][:100], known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+            lines.append(f"{where}unknown setting {key!r}; {hint}")
         else:
             lines.append(f"{where}{key}: {problem['msg']}")
     return "\n".join(lines)
@@ -321,12 +359,11 @@ def _known(path: list[str]) -> list[str]:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
+    """Every value that is not a table or a list with tables in it, by dotted key."""
     if isinstance(value, Mapping) and value:
         for k, v in value.items():
             yield from _leaves(v, f"{key}.{k}" if key else str(k))
-    elif isinstance(value, list) and value and isinstance(value[0], (Mapping, BaseModel)):
+    elif isinstance(value, list) and any(isinstance(v, (Mapping, list)) for v in value):
         for n, v in enumerate(value):
             yield from _leaves(v, f"{key}.{n}")
     else:

@@ -77,16 +77,16 @@ class BatchWorkers(Workers):
                 return
             first = pairs[0][0]
             attempts = self.count(part, first)
-            self.report(first, error, attempts.count)
+            self.report(first, error, attempts.failures)
             if part.given_up:
                 for _ in pairs:
                     self.leave_open()
                 return
-            if policy.is_fatal(error) or attempts.count >= policy.attempts:
+            if policy.is_fatal(error) or attempts.failures >= policy.attempts:
                 await self._take_apart(worker, part, pairs, error, attempts)
                 return
             await self.keep_attempts(first, attempts)
-            await self.bus.clock.sleep(policy.delay(attempts.count, self.bus.rng))
+            await self.bus.clock.sleep(policy.delay(attempts.failures, self.bus.rng))
 
     async def _events(
         self, part: PartitionProgress, deliveries: Sequence[Delivery]
@@ -156,8 +156,8 @@ class BatchWorkers(Workers):
                 return
             alone = await self._attempt(worker, part, (pair,))
             if alone is not None:
-                self.report(pair[0], alone, attempts.count + 1)
-                await self._bury(part, pair[0], alone, Attempts(attempts.count + 1, attempts.first))
+                self.report(pair[0], alone, attempts.failures + 1)
+                await self._bury(part, pair[0], alone, Attempts(attempts.failures + 1, attempts.first))
 
     async def _bury(
         self, part: PartitionProgress, delivery: Delivery, error: BaseException, attempts: Attempts

@@ -224,6 +224,7 @@ class EventBus:
         events: Sequence[Event],
         *,
         key: str | None = None,
+        keys: Sequence[str] | None = None,
         timeout: float | None = None,
         state: Mapping[str, bytes] | None = None,
     ) -> list[Receipt]:
@@ -231,6 +232,7 @@ class EventBus:
 
         Args:
             key: one ordering key for all; by default each event's own.
+            keys: an ordering key for each.
             state: values to store in the same transaction, where the backend offers ``atomic-state``.
 
         Raises:
@@ -246,7 +248,12 @@ class EventBus:
             _check_event(event)
             if self.schema_gate is not None:
                 await self.schema_gate.check(event)
-        records = [Record.of(event, rule(event) if key is None else key) for event in events]
+        if keys is not None:
+            records = [Record.of(event, own) for event, own in zip(events, keys, strict=True)]
+        elif key is not None:
+            records = [Record.of(event, key) for event in events]
+        else:
+            records = [Record.of(event, rule(event)) for event in events]
         positions = await self.backend.append(
             topic,
             records,

@@ -279,7 +279,7 @@ class Workers:
         """One more failed attempt."""
         before = part.attempts.get(delivery.offset)
         now = self.bus.clock.time()
-        attempts = Attempts(before.count + 1, before.first) if before else Attempts(1, now)
+        attempts = Attempts(before.failures + 1, before.first) if before else Attempts(1, now)
         part.attempts[delivery.offset] = attempts
         return attempts
 
@@ -288,11 +288,11 @@ class Workers:
         part = lane.part
         policy = self.sub.options.retry
         attempts = self.count(part, delivery)
-        self.report(delivery, error, attempts.count)
+        self.report(delivery, error, attempts.failures)
         if part.given_up:
             self.leave_open()
             return Outcome.LEFT_OPEN
-        final = policy.is_fatal(error) or attempts.count >= policy.attempts
+        final = policy.is_fatal(error) or attempts.failures >= policy.attempts
         if final:
             return await self.bury(part, delivery, error, attempts)
         await self.keep_attempts(delivery, attempts)
@@ -306,7 +306,7 @@ class Workers:
             self.ready.append(lane)
             self.wake()
 
-        lane.timer = self.bus.clock.call_later(policy.delay(attempts.count, self.bus.rng), unpark)
+        lane.timer = self.bus.clock.call_later(policy.delay(attempts.failures, self.bus.rng), unpark)
         return Outcome.PARKED
 
     def leave_open(self) -> None:
@@ -322,7 +322,7 @@ class Workers:
         sub = self.sub
         failure = Failure(
             error,
-            attempts.count,
+            attempts.failures,
             attempts.first,
             self.bus.clock.time(),
             sub.topic,

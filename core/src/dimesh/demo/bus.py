@@ -80,12 +80,12 @@ async def play(stage: Stage) -> None:
             len(result.done) == 1 and charged == ["d-1", "d-3", "d-2"],
             f"deals handled {charged}",
         )
+        await _leave_something(bus)
     await _look_again(stage)
 
 
 async def _look_again(stage: Stage) -> None:
     async with EventBusFactory.create("sqlite", path=stage.database) as bus:
-        await _leave_something(bus)
         infos = await bus.backend.topics()
         groups = await bus.backend.groups()
         lag = {g: sum(i.lag for i in groups if i.group == g) for g in sorted({i.group for i in groups})}

@@ -144,7 +144,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
 class Attempts(NamedTuple):
     """Failed attempts at one record by one group, as kept across restarts."""
 
-    count: int
+    failures: int
     first: float
     """Wall-clock time of the first failure, epoch seconds."""
 

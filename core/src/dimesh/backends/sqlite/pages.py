@@ -96,7 +96,7 @@ def scan(
     end = first
     looked = 0
     cursor = connection.execute(
-        f"SELECT {COLUMNS} FROM records WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?",  # noqa: S608 - columns of ours
+        f"SELECT {COLUMNS} FROM records WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?",
         (base + first, base | OFFSET_MASK, rows),
     )
     for rowid, time, slot, key, kind, pillar, priority, header, payload, crc in cursor:

@@ -271,7 +271,7 @@ class SqliteStream:
                 )
             )
         else:
-            row = (*key, attempts.count, attempts.first)
+            row = (*key, attempts.failures, attempts.first)
             await self._backend.writer.submit(
                 lambda c: c.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?)", row) and None
             )

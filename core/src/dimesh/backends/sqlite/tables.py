@@ -193,7 +193,7 @@ def delete_topic(connection: sqlite3.Connection, name: str) -> None:
     topic = read_topic(connection, name)
     connection.execute("DELETE FROM records WHERE id BETWEEN ? AND ?", (topic.base, topic.base | OFFSET_MASK))
     for table in ("delayed", "offsets", "members", "owners", "attempts"):
-        connection.execute(f"DELETE FROM {table} WHERE topic = ?", (topic.id,))  # noqa: S608 - names of ours
+        connection.execute(f"DELETE FROM {table} WHERE topic = ?", (topic.id,))
     connection.execute("DELETE FROM topics WHERE id = ?", (topic.id,))
 
 

@@ -1,0 +1,117 @@
+"""Where the runner keeps how far it is.
+
+With a bus that offers ``atomic-state`` the position is stored in the transaction that publishes the changes. Otherwise it
+is stored after the acknowledgement: a crash in between repeats changes, with the same event ids, and loses none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from dimesh.bus.engine import EventBus
+from dimesh.capabilities import Capability
+from dimesh.errors import CDCError
+from dimesh.events.event import Event
+
+
+class Progress(msgspec.Struct, array_like=True, kw_only=True):
+    """How far one object is."""
+
+    phase: Literal["snapshot", "stream"] = "snapshot"
+    position: bytes
+    """While streaming, where to go on; during a snapshot, where the stream will begin."""
+    resume: bytes | None = None
+    """During a snapshot, the last batch that is published."""
+    rows: int = 0
+    """Rows of the snapshot published so far."""
+    repair: str = ""
+    """During a snapshot after a gap: its cause."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Progress).decode
+
+
+class StateStore(Protocol):
+    """Keeps small values by key, durably."""
+
+    async def load(self, key: str) -> bytes | None:
+        """The value saved last."""
+        ...
+
+    async def save(self, key: str, value: bytes | None) -> None:
+        """Replace it; None removes it."""
+        ...
+
+
+class MemoryState:
+    """Values of this process only."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    async def load(self, key: str) -> bytes | None:
+        """The value saved last."""
+        return self.values.get(key)
+
+    async def save(self, key: str, value: bytes | None) -> None:
+        """Replace it."""
+        if value is None:
+            self.values.pop(key, None)
+        else:
+            self.values[key] = value
+
+
+class ProgressLog:
+    """Publishes changes and stores the progress, together where the bus can.
+
+    Args:
+        state: for buses that cannot; None: memory.
+    """
+
+    def __init__(self, bus: EventBus, state: StateStore | None = None) -> None:
+        self._bus = bus
+        self._atomic = Capability.ATOMIC_STATE in bus.capabilities and state is None
+        self._state = state or MemoryState()
+
+    async def load(self, key: str) -> Progress | None:
+        """The progress stored last.
+
+        Raises:
+            CDCError: it is not readable.
+        """
+        if self._atomic:
+            await self._bus.open()
+            raw = await self._bus.backend.load_state(key)
+        else:
+            raw = await self._state.load(key)
+        if not raw:
+            return None
+        try:
+            return _decode(raw)
+        except msgspec.MsgspecError as error:
+            raise CDCError(
+                f"the stored position {key!r} cannot be read ({error}): reset the connector"
+            ) from error
+
+    async def publish(
+        self, topic: str, events: Sequence[Event], keys: Sequence[str], key: str, progress: Progress
+    ) -> None:
+        """Publish, and store the progress."""
+        if self._atomic:
+            await self._bus.publish_many(topic, events, keys=keys, state={key: _encode(progress)})
+            return
+        if events:
+            await self._bus.publish_many(topic, events, keys=keys)
+        await self._state.save(key, _encode(progress))
+
+    async def reset(self, key: str) -> None:
+        """Forget the progress: the next start begins with a snapshot."""
+        if self._atomic:
+            await self._bus.open()
+            await self._bus.backend.append("dimesh.cdc", (), state={key: b""})
+        else:
+            await self._state.save(key, None)

@@ -1,0 +1,80 @@
+"""Safe changes to a schema. Each returns a new schema and leaves its argument alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from dimesh.errors import InvalidSchemaError
+from dimesh.registry.dialect import check_dialect
+from dimesh.registry.validation import Validator
+
+
+class SchemaEvolutionHelper:
+    """Changes that keep a subject compatible. What each keeps is under the registry's default policy, ``tolerant``."""
+
+    @staticmethod
+    def add_optional_field(
+        schema: Mapping[str, Any], name: str, field_schema: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A new property that may be left out: FULL compatible.
+
+        Raises:
+            InvalidSchemaError: the property exists, or its schema is none.
+        """
+        changed = _copy(schema)
+        properties = changed.setdefault("properties", {})
+        if name in properties:
+            raise InvalidSchemaError(f"the field {name!r:.60} exists already")
+        check_dialect(field_schema)
+        properties[name] = copy.deepcopy(dict(field_schema))
+        return changed
+
+    @staticmethod
+    def add_required_field_with_default(
+        schema: Mapping[str, Any], name: str, field_schema: Mapping[str, Any], default_value: Any
+    ) -> dict[str, Any]:
+        """A new property that writers must send; readers fill in the default for older data: FULL compatible.
+
+        Raises:
+            InvalidSchemaError: the property exists, its schema is none, or the default does not satisfy it.
+        """
+        problems = Validator(field_schema, f"the field {name}").problems(default_value)
+        if problems:
+            raise InvalidSchemaError(
+                f"the default of {name!r:.60} does not satisfy its own schema: {problems[0].message}"
+            )
+        changed = SchemaEvolutionHelper.add_optional_field(schema, name, field_schema)
+        changed["properties"][name]["default"] = copy.deepcopy(default_value)
+        changed["required"] = [*changed.get("required", ()), name]
+        return changed
+
+    @staticmethod
+    def deprecate_field(schema: Mapping[str, Any], name: str, message: str) -> dict[str, Any]:
+        """Mark a property as deprecated, and say why in its description. Nothing else changes: FULL compatible.
+
+        Raises:
+            InvalidSchemaError: there is no such property.
+        """
+        changed = _copy(schema)
+        field = changed.get("properties", {}).get(name)
+        if field is None:
+            known = ", ".join(sorted(changed.get("properties", {}))) or "none"
+            raise InvalidSchemaError(f"there is no field {name!r:.60}; there are: {known}")
+        if field is True:
+            field = {}
+        before = field.get("description")
+        note = f"Deprecated: {message}"
+        changed["properties"][name] = {
+            **field,
+            "deprecated": True,
+            "description": f"{before} {note}" if before else note,
+        }
+        return changed
+
+
+def _copy(schema: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(schema, Mapping):
+        raise InvalidSchemaError(f"a schema with fields is an object, not {type(schema).__name__}")
+    return copy.deepcopy(dict(schema))
