@@ -35,9 +35,9 @@ class Output:
         """A rich console; without colour where none is wanted."""
         from rich.console import Console
 
-        return Console(
-            stderr=error, no_color=not self._color, highlight=False, soft_wrap=not sys.stdout.isatty()
-        )
+        # A pipe or file has no width: nothing is cut or wrapped there.
+        width = None if (sys.stderr if error else sys.stdout).isatty() else 10_000
+        return Console(stderr=error, no_color=not self._color, highlight=False, width=width)
 
     def document(self, value: Any) -> None:
         """One JSON document."""
@@ -63,7 +63,10 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*columns, box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
+        table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
+        for n, column in enumerate(columns):
+            # The first column is what other commands take: never cut.
+            table.add_column(column, no_wrap=n == 0, overflow="fold")
         for row in listed:
             # As text: what comes from events must not be read as markup.
             table.add_row(*(Text("" if cell is None else _printable(str(cell))) for cell in row))

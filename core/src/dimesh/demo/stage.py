@@ -33,7 +33,11 @@ class Stage:
         self._steps = self._acts.setdefault(name, [])
         if not self._output.as_json:
             self._console.print()
-            self._console.rule(f"[bold]{title}", align="left", style="dim")
+            self._heading(title)
+
+    def _heading(self, title: str) -> None:
+        width = min(self._console.width, 80)
+        self._console.print(f"[bold]{title}[/] [dim]{'─' * (width - len(title) - 1)}[/]")
 
     def step(self, text: str, ok: bool, detail: str = "") -> None:
         """Something was done; ``ok`` says whether it came out as it should."""
@@ -62,7 +66,7 @@ class Stage:
         table = Table(*columns, box=box.SIMPLE_HEAD, header_style="dim")
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
-        self._console.print(Padding(table, (0, 0, 0, 3)))
+        self._console.print(Padding(table, (0, 0, 0, 3), expand=False))
 
     def block(self, text: str) -> None:
         """Text as it is, such as a Mermaid diagram."""
@@ -71,7 +75,7 @@ class Stage:
 
         self._steps.append({"text": text})
         if not self._output.as_json:
-            self._console.print(Padding(Text(text, style="cyan"), (0, 0, 0, 4)))
+            self._console.print(Padding(Text(text, style="cyan"), (0, 0, 0, 4), expand=False))
 
     def try_next(self, command: str, why: str) -> None:
         """A command for the end of the demo."""
@@ -94,7 +98,7 @@ class Stage:
         if not self.good:
             console.print("[bold red]A step did not do what it should: see the lines marked ✗.[/]")
             return
-        console.rule("[bold]Try next", align="left", style="dim")
+        self._heading("Try next")
         width = max((len(command) for command, _ in self._next), default=0)
         for command, why in self._next:
             console.print(f"  [cyan]{command.ljust(width)}[/]  [dim]{why}[/]")
