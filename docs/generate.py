@@ -94,7 +94,7 @@ def commands(command: Any, path: str) -> Iterator[str]:
             yield from commands(child, full)
             continue
         arguments = [p for p in child.params if p.param_type_name == "argument"]
-        usage = " ".join([full, "[OPTIONS]", *(p.make_metavar(_context(child)) for p in arguments)])
+        usage = " ".join([full, "[OPTIONS]", *(argument_name(p) for p in arguments)])
         yield f"## {full}"
         yield ""
         yield clean(child.help or "")
@@ -105,10 +105,9 @@ def commands(command: Any, path: str) -> Iterator[str]:
         yield ""
 
 
-def _context(command: Any) -> Any:
-    import typer
-
-    return typer.Context(command)
+def argument_name(argument: Any) -> str:
+    name = str(argument.name).upper()
+    return name if argument.required else f"[{name}]"
 
 
 def parameters(command: Any) -> list[str]:
@@ -119,7 +118,7 @@ def parameters(command: Any) -> list[str]:
         ):
             continue
         if parameter.param_type_name == "argument":
-            names = f"`{parameter.make_metavar(_context(command))}`"
+            names = f"`{argument_name(parameter)}`"
         else:
             names = ", ".join(f"`{o}`" for o in (*parameter.opts, *parameter.secondary_opts))
         default = parameter.default
@@ -352,7 +351,9 @@ def clean_block(text: str) -> str:
 
 def markup(text: str) -> str:
     text = re.sub(r":(?:class|meth|func|mod|attr|data):`~?([^`]+)`", r"`\1`", text)
-    return text.replace("``", "`").replace("<", "&lt;") if "``" in text or "<" in text else text
+    parts = text.replace("``", "`").split("`")
+    # Outside of code, a < would begin a tag.
+    return "`".join(part if n % 2 else part.replace("<", "&lt;") for n, part in enumerate(parts))
 
 
 if __name__ == "__main__":
