@@ -24,7 +24,7 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<lang>\w+)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
 )
 README = DOCS.parent / "README.md"
-PAGES = sorted(page for page in DOCS.rglob("*.md")) + [README]
+PAGES = [*sorted(DOCS.rglob("*.md")), README]
 
 
 def examples(page: Path) -> list[tuple[str, str, str]]:
