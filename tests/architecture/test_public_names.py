@@ -8,13 +8,7 @@ import pytest
 
 import dimesh
 
-NAMES = """
-    EventPriority EventType EventMetadata Event EventHandler EventBus EventBusFactory InMemoryEventBus Topics
-    SchemaFormat CompatibilityMode SchemaVersion SchemaSubject SchemaRegistry LocalSchemaRegistry SchemaEvolutionHelper
-    validate_event
-    CDCOperation CDCConnectorStatus CDCOffset CDCEvent CDCConnector CDCManager
-    LineageNodeType LineageEdgeType LineageNode LineageEdge LineageQuery LineageService LineageVisualizer
-""".split()
+NAMES = ["EventPriority", "EventType", "EventMetadata", "Event", "EventHandler", "EventBus", "EventBusFactory", "InMemoryEventBus", "Topics", "SchemaFormat", "CompatibilityMode", "SchemaVersion", "SchemaSubject", "SchemaRegistry", "LocalSchemaRegistry", "SchemaEvolutionHelper", "validate_event", "CDCOperation", "CDCConnectorStatus", "CDCOffset", "CDCEvent", "CDCConnector", "CDCManager", "LineageNodeType", "LineageEdgeType", "LineageNode", "LineageEdge", "LineageQuery", "LineageService", "LineageVisualizer"]
 
 OF_PLUGINS = {
     "ConfluentSchemaRegistry": "confluent",

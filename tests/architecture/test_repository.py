@@ -28,7 +28,13 @@ def sources() -> list[Path]:
 
 def test_no_file_names_a_machine_or_an_index() -> None:
     # Spelled in parts, so that this file does not name them either.
-    words = [r"/" + r"root/", r"/home/" + r"[a-z]+/", r"/work/" + r"(main|shared)", r"py" + r"pi\.org", r"registry\." + r"npmjs"]
+    words = [
+        r"/" + r"root/",
+        r"/home/" + r"[a-z]+/",
+        r"/work/" + r"(main|shared)",
+        r"py" + r"pi\.org",
+        r"registry\." + r"npmjs",
+    ]
     pattern = re.compile("|".join(words))
     found = []
     for path in tracked():
@@ -48,7 +54,9 @@ def test_every_module_says_what_it_is_for() -> None:
 
 def test_modules_have_one_subject() -> None:
     # A length is not the rule, but a longer module most often has two subjects.
-    long = {str(p.relative_to(ROOT)): n for p in sources() if (n := len(p.read_text("utf-8").splitlines())) > 640}
+    long = {
+        str(p.relative_to(ROOT)): n for p in sources() if (n := len(p.read_text("utf-8").splitlines())) > 640
+    }
     assert not long
 
 

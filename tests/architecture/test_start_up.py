@@ -7,10 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = (
-    "aiokafka asyncio google grpc jsonschema jsonschema_rs msgspec networkx pluggy pydantic pydantic_settings rich sqlite3"
-    " stevedore typer"
-).split()
+HEAVY = ["aiokafka", "asyncio", "google", "grpc", "jsonschema", "jsonschema_rs", "msgspec", "networkx", "pluggy", "pydantic", "pydantic_settings", "rich", "sqlite3", "stevedore", "typer"]
 
 
 def imported_by(code: str) -> set[str]:

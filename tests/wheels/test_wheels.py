@@ -65,7 +65,9 @@ def test_the_demo_runs(environment: Path) -> None:
     dimesh = environment / "venv" / BIN / "dimesh"
     result = json.loads(run(dimesh, "--output", "json", "demo", cwd=environment))
     assert result["ok"]
-    topics = json.loads(run(dimesh, "--output", "json", "--bus-path", "mesh-data/demo/mesh.db", "topics", cwd=environment))
+    topics = json.loads(
+        run(dimesh, "--output", "json", "--bus-path", "mesh-data/demo/mesh.db", "topics", cwd=environment)
+    )
     assert {"orders", "pillar.growth"} <= {topic["topic"] for topic in topics}
 
 
@@ -76,7 +78,18 @@ def test_a_new_plugin_installs_beside_it_and_passes_its_tests(environment: Path,
     uv = Path(sys.executable).with_name("uv")
     run(dimesh, "new", "plugin", "--kind", kind, f"my{kind}", cwd=environment)
     project = environment / f"acme-dimesh-my{kind}"
-    run(uv, "pip", "install", "--quiet", "--python", python, project, "pytest", "pytest-asyncio", cwd=environment)
+    run(
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        project,
+        "pytest",
+        "pytest-asyncio",
+        cwd=environment,
+    )
     listed = json.loads(run(dimesh, "--output", "json", "plugins", cwd=environment))
     assert [row["state"] for row in listed if row["name"] == f"my{kind}"] == ["available"]
     run(python, "-m", "pytest", "-q", cwd=project)

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dimesh import CDCConnector, CDCEvent, CDCManager, CDCOffset, CDCOperation, Event, EventBus, EventBusFactory, StartAt
+from dimesh import (
+    CDCConnector,
+    CDCEvent,
+    CDCManager,
+    CDCOffset,
+    CDCOperation,
+    Event,
+    EventBus,
+    EventBusFactory,
+    StartAt,
+)
 from dimesh.backends.outbox import OutboxOptions, OutboxSource, install, record, watch
 from dimesh.cdc import SourceConnector
 from dimesh.clock import SystemClock
@@ -82,7 +92,9 @@ def apply(events: list[Event]) -> dict[int, dict[str, Any]]:
     return table
 
 
-async def test_snapshot_then_changes_with_before_and_after(bus: EventBus, app: sqlite3.Connection, tmp_path: Path) -> None:
+async def test_snapshot_then_changes_with_before_and_after(
+    bus: EventBus, app: sqlite3.Connection, tmp_path: Path
+) -> None:
     manager = CDCManager(bus)
     manager.register_connector(SourceConnector("shop", source(tmp_path), bus, "Resource & Supply"))
     await manager.start_connector("shop", ["orders"])
@@ -177,7 +189,9 @@ async def test_a_replaced_database_is_a_gap_that_is_said_and_repaired(
     await again.disconnect()
 
 
-async def test_one_bad_object_does_not_stop_the_others(bus: EventBus, app: sqlite3.Connection, tmp_path: Path) -> None:
+async def test_one_bad_object_does_not_stop_the_others(
+    bus: EventBus, app: sqlite3.Connection, tmp_path: Path
+) -> None:
     connector = SourceConnector("shop", source(tmp_path), bus)
     await connector.start(["nope", "orders"])
     await events_of(bus, 1)
@@ -206,8 +220,9 @@ async def test_pause_and_resume(bus: EventBus, app: sqlite3.Connection, tmp_path
     await connector.disconnect()
 
 
-
-async def test_a_crash_between_publish_and_save_repeats_with_the_same_ids(app: sqlite3.Connection, tmp_path: Path) -> None:
+async def test_a_crash_between_publish_and_save_repeats_with_the_same_ids(
+    app: sqlite3.Connection, tmp_path: Path
+) -> None:
     class Forgetful:
         def __init__(self) -> None:
             self.values: dict[str, bytes] = {}
@@ -250,17 +265,25 @@ async def test_a_connector_of_ones_own(bus: EventBus) -> None:
     class Mine(CDCConnector):
         async def get_snapshot(self, object: str) -> AsyncIterator[CDCEvent]:
             for key, value in rows.items():
-                yield CDCEvent(CDCOperation.SNAPSHOT, "outbox", object, {"id": key}, None, {"v": value}, sequence="0")
+                yield CDCEvent(
+                    CDCOperation.SNAPSHOT, "outbox", object, {"id": key}, None, {"v": value}, sequence="0"
+                )
 
         async def get_changes(self, object: str, since: CDCOffset | None = None) -> AsyncIterator[CDCEvent]:
-            for event in list(feed):
-                if since is None or not since.offset_value.isdigit() or int(event.sequence or 0) > int(since.offset_value):
+            for event in feed:
+                if (
+                    since is None
+                    or not since.offset_value.isdigit()
+                    or int(event.sequence or 0) > int(since.offset_value)
+                ):
                     yield event
 
     connector = Mine("mine", "outbox", bus, poll=0.01)
     await connector.start(["thing"])
     await events_of(bus, 2)
-    feed.append(CDCEvent(CDCOperation.UPDATE, "outbox", "thing", {"id": "a"}, {"v": 1}, {"v": 5}, sequence="1"))
+    feed.append(
+        CDCEvent(CDCOperation.UPDATE, "outbox", "thing", {"id": "a"}, {"v": 1}, {"v": 5}, sequence="1")
+    )
     feed.append(CDCEvent(CDCOperation.DELETE, "outbox", "thing", {"id": "b"}, {"v": 2}, None, sequence="2"))
     found = await events_of(bus, 4)
     assert [e.payload["operation"] for e in found] == ["snapshot", "snapshot", "update", "delete"]
@@ -320,7 +343,9 @@ async def test_entries_by_hand(tmp_path: Path) -> None:
 
 
 operations = st.lists(
-    st.tuples(st.sampled_from(["insert", "update", "delete"]), st.integers(1, 6), st.integers(-(2**63), 2**63 - 1)),
+    st.tuples(
+        st.sampled_from(["insert", "update", "delete"]), st.integers(1, 6), st.integers(-(2**63), 2**63 - 1)
+    ),
     max_size=30,
 )
 

@@ -14,14 +14,51 @@ from dimesh.registry.validation import Validator
 
 NAMES = st.sampled_from(["a", "b", "c", "x-1", "ü"])
 PATTERNS = st.sampled_from(
-    ["^a", "b$", r"^\d+$", r"\w", "[^a-c]", "a{2,3}", "(ab|c)+", "^.$", r"\u00fc", r"^\s*$", "", "(?!x)a", r"\D"]
+    [
+        "^a",
+        "b$",
+        r"^\d+$",
+        r"\w",
+        "[^a-c]",
+        "a{2,3}",
+        "(ab|c)+",
+        "^.$",
+        r"\u00fc",
+        r"^\s*$",
+        "",
+        "(?!x)a",
+        r"\D",
+    ]
 )
-FORMATS = st.sampled_from(["date", "date-time", "email", "ipv4", "ipv6", "uuid", "uri", "hostname", "time", "made-up"])
+FORMATS = st.sampled_from(
+    ["date", "date-time", "email", "ipv4", "ipv6", "uuid", "uri", "hostname", "time", "made-up"]
+)
 TEXTS = st.one_of(
     st.text(max_size=5),
     st.sampled_from(
-        ["a", "ab", "aab", "7", "12\n", "\u0663", "2026-01-31", "2026-02-30", "2026-01-31T10:00:00Z", "a@b.example"]
-        + ["10.0.0.1", "::1", "http://x/y", "x", " ", "\u2028", "ü", "10:00:00Z", "00000000-0000-0000-0000-000000000000"]
+        [
+            "a",
+            "ab",
+            "aab",
+            "7",
+            "12\n",
+            "\u0663",
+            "2026-01-31",
+            "2026-02-30",
+            "2026-01-31T10:00:00Z",
+            "a@b.example",
+        ]
+        + [
+            "10.0.0.1",
+            "::1",
+            "http://x/y",
+            "x",
+            " ",
+            "\u2028",
+            "ü",
+            "10:00:00Z",
+            "00000000-0000-0000-0000-000000000000",
+        ]
     ),
 )
 NUMBERS = st.one_of(st.integers(-5, 5), st.sampled_from([0.5, -0.5, 1.0, 2**70, 19.99, 0.01, 1e10, 3]))
@@ -33,11 +70,7 @@ VALUES = st.recursive(
 TYPES = st.sampled_from(["null", "boolean", "integer", "number", "string", "array", "object"])
 
 
-KEYWORDS = (
-    "type enum const minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength pattern format"
-    " items additionalItems minItems maxItems uniqueItems contains properties required additionalProperties"
-    " patternProperties minProperties maxProperties propertyNames dependencies allOf anyOf oneOf not"
-).split()
+KEYWORDS = ["type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern", "format", "items", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains", "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties", "propertyNames", "dependencies", "allOf", "anyOf", "oneOf", "not"]
 BOUNDS = st.integers(-3, 3)
 SIZES = st.integers(0, 3)
 SIMPLE: dict[str, st.SearchStrategy[Any]] = {
@@ -46,7 +79,9 @@ SIMPLE: dict[str, st.SearchStrategy[Any]] = {
     "const": VALUES,
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), BOUNDS),
     "multipleOf": st.sampled_from([1, 2, 0.01, 0.5, 3]),
-    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), SIZES),
+    **dict.fromkeys(
+        ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), SIZES
+    ),
     "pattern": PATTERNS,
     "format": FORMATS,
     "uniqueItems": st.booleans(),
@@ -154,7 +189,10 @@ def test_recursion_ends() -> None:
     narrower["definitions"]["node"]["properties"]["value"] = {"type": "integer", "maximum": 3}  # type: ignore[index]
     assert "maximum" in reasons_against(RECURSIVE, narrower)[0]
     assert reasons_against(narrower, RECURSIVE) == []
-    endless = {"$ref": "#/definitions/a", "definitions": {"a": {"$ref": "#/definitions/b"}, "b": {"$ref": "#/definitions/a"}}}
+    endless = {
+        "$ref": "#/definitions/a",
+        "definitions": {"a": {"$ref": "#/definitions/b"}, "b": {"$ref": "#/definitions/a"}},
+    }
     reasons_against(endless, endless)
 
 

@@ -255,7 +255,9 @@ async def test_default_schemas_and_one_of_your_own() -> None:
         assert await registry.validate("event.deal.won", {"amount": 5, "anything": True})
         assert not await registry.validate("event.deal.won", {"amount": "five"})
         # Whatever the default says, one's own may follow it.
-        assert await registry.register_schema("event.deal.won", {"type": "object", "required": ["total"]}) == 2
+        assert (
+            await registry.register_schema("event.deal.won", {"type": "object", "required": ["total"]}) == 2
+        )
 
 
 async def test_the_bus_checks_at_publish_and_at_consume() -> None:
@@ -269,7 +271,9 @@ async def test_the_bus_checks_at_publish_and_at_consume() -> None:
             await bus.publish("t", Event("order.created", None, {"id": "x"}))
         assert caught.value.problems == ('/id: "x" is not of type "integer"',)
         with pytest.raises(SchemaValidationError):
-            await bus.publish_many("t", [Event("order.created", None, {"id": 2}), Event("order.created", None, {})])
+            await bus.publish_many(
+                "t", [Event("order.created", None, {"id": 2}), Event("order.created", None, {})]
+            )
         await bus.publish("t", Event("order.other", None, "no schema, no check"))
         # What came past the check (another program wrote it) is dead-lettered before the handler sees it.
         from dimesh.spi.bus import Record

@@ -45,8 +45,9 @@ def guarded(arguments: Sequence[str]) -> int:
         return int(done.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         return _say(arguments, "interrupted", ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        raise
+    except (BrokenPipeError, SystemExit):
+        # Typer ends the process by itself when the reader of its output has gone, and in no other case.
+        raise BrokenPipeError from None
     except DimeshError as error:
         if debug:
             raise

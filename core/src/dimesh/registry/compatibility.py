@@ -311,7 +311,7 @@ class _Walk:
         if "maxProperties" in r and (most is None or most > r["maxProperties"]):
             yield f"{path}/maxProperties: fewer properties are allowed now"
         for key in ("dependencies", "propertyNames"):
-            if r.get(key) and _text(r[key]) != _text(w.get(key)):
+            if key in r and _text(r[key]) != _text(w.get(key)):
                 yield f"{path}/{key}: cannot be decided: {key!r} was added or changed"
 
 

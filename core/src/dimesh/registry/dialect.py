@@ -211,7 +211,6 @@ def translate(pattern: str) -> Pattern:
             rust.append("$")
         elif char == ".":
             both("[^\\n\\r\\u2028\\u2029]")
-            rust[-1] = "[^\\n\\r\\x{2028}\\x{2029}]"
         elif char == "(" and pattern[at + 1 : at + 2] == "?":
             opening = next((o for o in ("(?:", "(?=", "(?!") if pattern.startswith(o, at)), None)
             if opening is None:

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dimesh.cli.exit_codes import ExitCode
+from dimesh.cli.main import HELP
+
+from .conftest import Run, environment
+
+
+def ndjson(*payloads: object, type: str = "order.created") -> str:
+    return "".join(json.dumps({"event_type": type, "payload": p}) + "\n" for p in payloads)
+
+
+def test_publish_and_tail(dimesh: Run) -> None:
+    assert "published 3 events to orders" in dimesh("publish", "orders", stdin=ndjson(1, 2, 3)).out
+    events = dimesh("--output", "json", "tail", "orders").lines
+    assert [e["payload"] for e in events] == [1, 2, 3]
+    # What tail prints, publish takes; ids stay.
+    again = dimesh("--output", "json", "tail", "orders").out
+    dimesh("publish", "copy", stdin=again)
+    copies = dimesh("--output", "json", "tail", "copy").lines
+    assert {e["metadata"]["event_id"] for e in copies} == {e["metadata"]["event_id"] for e in events}
+    human = dimesh("tail", "orders", "--limit", "1").out
+    assert "order.created" in human
+    assert len(human.splitlines()) == 1
+
+
+def test_publish_bare_payloads_from_a_file(dimesh: Run, tmp_path: Path) -> None:
+    (tmp_path / "rows.ndjson").write_text('{"n": 1}\n\n{"n": 2}\n')
+    result = dimesh(
+        "--output",
+        "json",
+        "publish",
+        "t",
+        "rows.ndjson",
+        "--type",
+        "row.added",
+        "--pillar",
+        "P",
+        "--agent",
+        "a",
+    )
+    assert result.json == {"topic": "t", "published": 2, "valid": 2, "refused": 0, "dry_run": False}
+    (first, _) = dimesh("--output", "json", "tail", "t").lines
+    assert first["event_type"] == "row.added"
+    assert (first["metadata"]["source_pillar"], first["metadata"]["source_agent"]) == ("P", "a")
+
+
+def test_lines_that_cannot_be_published_are_named(dimesh: Run) -> None:
+    bad = (
+        b'{"event_type": "a.b", "payload": 1}\nnot json\n{"event_type": "UPPER"}\n{"event_type": "a.b", "x": 1}\n'
+        b'\xff\xfe\n{"event_type": "a.b", "payload": {"k": 1, "k": 2}}\n' + b"[" * 20_000 + b"\n"
+        b'{"event_type": "a.b", "payload": NaN}\n{"event_type": "a.b", "payload": 2}\n'
+    )
+    result = dimesh("publish", "t", stdin=bad, code=ExitCode.PARTIAL)
+    assert "published 2 events to t, 7 refused" in result.out
+    for line in (2, 3, 4, 5, 6, 7, 8):
+        assert f"line {line}: " in result.err
+    assert [e["payload"] for e in dimesh("--output", "json", "tail", "t").lines] == [1, 2]
+
+
+def test_dry_run_publishes_nothing(dimesh: Run) -> None:
+    assert "would publish 2" in dimesh("publish", "t", "--dry-run", stdin=ndjson(1, 2)).out
+    dimesh("tail", "t", code=ExitCode.NOT_FOUND)
+
+
+def test_tail_filters_and_since(dimesh: Run) -> None:
+    dimesh("publish", "t", stdin=ndjson(1) + ndjson(2, type="other.type"))
+    assert [e["payload"] for e in dimesh("--output", "json", "tail", "t", "--type", "other.type").lines] == [
+        2
+    ]
+    assert len(dimesh("--output", "json", "tail", "t", "--since", "1h").lines) == 2
+    assert dimesh("tail", "t", "--since", "2100-01-01").out == ""
+    assert dimesh("tail", "t", "--pillar", "Nobody").out == ""
+    assert "is no time" in dimesh("tail", "t", "--since", "yesterday", code=ExitCode.CONFIGURATION).err
+    assert "priorities are" in dimesh("tail", "t", "--priority", "huge", code=ExitCode.CONFIGURATION).err
+
+
+def test_follow_shows_what_comes(dimesh: Run, tmp_path: Path) -> None:
+    dimesh("publish", "t", stdin=ndjson(1))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dimesh", "--output", "json", "tail", "t", "--follow", "--limit", "2"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["payload"] == 1
+    dimesh("publish", "t", stdin=ndjson(2))
+    assert json.loads(process.stdout.readline())["payload"] == 2
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+def test_topics_and_groups(dimesh: Run) -> None:
+    assert dimesh("--output", "json", "topics").json == []
+    dimesh("publish", "t", stdin=ndjson(1, 2))
+    (topic,) = dimesh("--output", "json", "topics").json
+    assert (topic["topic"], topic["records"]) == ("t", 2)
+    assert "t" in dimesh("topics").out
+    assert dimesh("--output", "json", "groups").json == []
+
+
+def test_replay(dimesh: Run) -> None:
+    dimesh("publish", "t", stdin=ndjson(*range(10)))
+    assert "published 10 events of t to again" in dimesh("replay", "t", "--to-topic", "again").out
+    assert len(dimesh("--output", "json", "tail", "again").lines) == 10
+    dimesh("replay", "t", code=ExitCode.CONFIGURATION)
+    dimesh("replay", "t", "--to-topic", "t", code=ExitCode.CONFIGURATION)
+    dimesh("replay", "t", "--group", "nobody", code=ExitCode.NOT_FOUND)
+    dimesh("replay", "nope", "--to-topic", "x", code=ExitCode.NOT_FOUND)
+
+
+def test_plugins_config_doctor(dimesh: Run, tmp_path: Path) -> None:
+    rows = dimesh("--output", "json", "plugins").json
+    assert {("bus", "memory"), ("bus", "sqlite"), ("cdc", "outbox")} <= {(r["kind"], r["name"]) for r in rows}
+    (tmp_path / "dimesh.toml").write_text(
+        '[bus.options]\npath = "x.db"\n[[sources]]\ndriver = "outbox"\nname = "s"\nobjects = ["o"]\n[sources.options]\napi_key = "hunter2"\n'
+    )
+    shown = dimesh("--output", "json", "config", "show", DIMESH_BUS__DRAIN_TIMEOUT="3").json
+    origins = {row["setting"]: row["origin"] for row in shown}
+    assert origins["bus.options.path"].startswith("dimesh.toml")
+    assert origins["bus.drain_timeout"] == "DIMESH_BUS__DRAIN_TIMEOUT"
+    assert origins["mesh.name"] == "default"
+    for form in ("human", "json"):
+        assert "hunter2" not in dimesh("--output", form, "config", "show").out
+    checks = {row["check"]: row["result"] for row in dimesh("--output", "json", "doctor").json}
+    assert checks["round trip"] == "ok"
+    assert checks["durability"] == "ok"
+    assert (tmp_path / "x.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["nonsense"], ExitCode.USAGE, "No such command"),
+        (["tail"], ExitCode.USAGE, "Missing argument"),
+        (["tail", "t", "--bogus"], ExitCode.USAGE, "No such option"),
+        (["tail", "nope"], ExitCode.NOT_FOUND, "no topic is named 'nope'"),
+        (["publish", "../etc", "-"], ExitCode.USAGE, "topic name"),
+        (["publish", "\N{PILE OF POO}", "-"], ExitCode.USAGE, "topic name"),
+        (["publish", "x" * 10_000, "-"], ExitCode.USAGE, "10002 characters"),
+        (["publish", "t", "no-such-file"], ExitCode.CONFIGURATION, "cannot be read"),
+        (["--config", "nope.toml", "topics"], ExitCode.CONFIGURATION, "nope.toml"),
+        (["--bus-path", "/proc/nope/x.db", "topics"], ExitCode.UNAVAILABLE, "/proc/nope"),
+        (["dlq", "list", "nope"], ExitCode.NOT_FOUND, "nope"),
+        (["dlq", "discard", "nope"], ExitCode.CONFIGURATION, "--yes"),
+        (["run"], ExitCode.CONFIGURATION, "nothing to run"),
+        (["new", "plugin", "--kind", "hooks", "../x"], ExitCode.CONFIGURATION, "name"),
+        (["new", "plugin", "--kind", "spaceship", "x"], ExitCode.USAGE, "spaceship"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(dimesh: Run, arguments: list[str], code: int, says: str) -> None:
+    result = dimesh(*arguments, code=code)
+    assert says in result.err
+    assert result.err.startswith("error: ")
+    assert result.out == ""
+    as_json = dimesh("--output", "json", *arguments, code=code)
+    assert json.loads(as_json.err.splitlines()[-1])["code"] == code
+
+
+def test_a_broken_settings_file(dimesh: Run, tmp_path: Path) -> None:
+    for text, says in (
+        ("[bus\n", "not TOML"),
+        ("[bus]\ndrivr = 'x'\n", "did you mean 'driver'"),
+        ("[bus]\ndriver = 'kafka'\n", 'pip install "dimesh[kafka]"'),
+        ("[bus.options]\npth = 'x'\n", "no option 'pth'"),
+    ):
+        (tmp_path / "dimesh.toml").write_text(text)
+        assert says in dimesh("topics", code=None).err
+
+
+def test_broken_pipe_is_no_error(dimesh: Run, tmp_path: Path) -> None:
+    dimesh("publish", "t", stdin=ndjson(*range(3_000)))
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m dimesh --output json tail t | head -1; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        capture_output=True,
+        env=environment(),
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_no_colour_outside_a_terminal(dimesh: Run) -> None:
+    assert "\x1b" not in dimesh("plugins").out
+    assert "\x1b" not in dimesh("--no-color", "plugins").out
+
+
+def test_control_characters_of_events_do_not_reach_the_terminal(dimesh: Run) -> None:
+    dimesh("publish", "t", stdin=ndjson({"x": "\x1b[2J\x07"}))
+    assert "\x1b" not in dimesh("tail", "t").out
+
+
+def test_the_kept_help_is_what_the_commands_say() -> None:
+    code = "from dimesh.cli.guard import guarded; guarded(['--help'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "80", "TERM": "dumb"},
+    )
+    assert HELP.read_text("utf-8") == done.stdout
+
+
+def test_help_version_and_completion(dimesh: Run) -> None:
+    assert "Exit codes" in dimesh("--help").out
+    assert dimesh().out == dimesh("--help").out
+    assert dimesh("--version").out == "dimesh 0.1.0\n"
+    assert "--follow" in dimesh("tail", "--help").out
+
+
+def test_dead_letters(dimesh: Run, tmp_path: Path) -> None:
+    dimesh("demo", "--part", "bus", "--dir", "d")
+    mesh = ("--bus-path", str(tmp_path / "d" / "mesh.db"))
+    (entry,) = dimesh(*mesh, "--output", "json", "dlq", "list").json
+    assert entry["reason"] == "LookupError: no product p-404"
+    assert entry["event_id"] in dimesh(*mesh, "dlq", "list").out
+    shown = dimesh(*mesh, "--output", "json", "dlq", "show", "orders", entry["event_id"]).lines[0]
+    assert shown["event"]["payload"] == {"order": 7, "product": "p-404"}
+    assert len(dimesh(*mesh, "--output", "json", "dlq", "redrive", "orders").json["done"]) == 1
+    assert dimesh(*mesh, "--output", "json", "dlq", "list").json == []
+    (all_,) = dimesh(*mesh, "--output", "json", "dlq", "list", "orders", "--all").json
+    assert all_["state"] == "redriven"
+    groups = {g["group"]: g["lag"] for g in dimesh(*mesh, "--output", "json", "groups").json}
+    assert groups["shipping"] == 1  # it waits for the handler
+
+
+def test_the_demo_checks_itself_and_can_be_run_again(dimesh: Run) -> None:
+    for _ in range(2):
+        result = dimesh("--output", "json", "demo").json
+        assert result["ok"]
+        assert set(result["parts"]) == {"bus", "registry", "cdc", "lineage"}
+    for part in ("registry", "cdc", "lineage"):
+        assert set(dimesh("--output", "json", "demo", "--part", part).json["parts"]) == {part}
+    assert "Try next" in dimesh("demo").out
+
+
+def test_the_demo_replaces_no_folder_that_is_not_its_own(dimesh: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("precious")
+    dimesh("demo", "--part", "lineage", "--dir", "mine", code=None)
+    assert (tmp_path / "mine" / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_handles_events_and_stops_gracefully(dimesh: Run, tmp_path: Path, number: int) -> None:
+    (tmp_path / "shop.py").write_text(
+        "import pathlib\n"
+        "async def ship(event):\n"
+        "    with pathlib.Path('shipped').open('a') as f: f.write(f\"{event.payload['order']}\\n\")\n"
+    )
+    (tmp_path / "dimesh.toml").write_text(
+        '[lineage]\nenabled = true\n[[handlers]]\ntopic = "orders"\ncall = "shop:ship"\nstart = "earliest"\n'
+    )
+    dimesh("publish", "orders", stdin=ndjson({"order": 1}, {"order": 2}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dimesh", "--output", "json", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert "started" in json.loads(process.stdout.readline())
+    dimesh("publish", "orders", stdin=ndjson({"order": 3}))
+    import time
+
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if (tmp_path / "shipped").exists() and len((tmp_path / "shipped").read_text().split()) == 3:
+            break
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(20) == 0, process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
+    assert sorted((tmp_path / "shipped").read_text().split()) == ["1", "2", "3"]
+    (group,) = dimesh("--output", "json", "groups").json
+    assert (group["group"], group["lag"]) == ("shop:ship", 0)
+    assert (tmp_path / "mesh-data" / "lineage").exists()
+
+
+def test_handlers_that_cannot_be_imported(dimesh: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    for call, says in (
+        ("nowhere:f", "no module 'nowhere'"),
+        ("broken:f", "ZeroDivisionError"),
+        ("json:nope", "has no 'nope'"),
+        ("json:__name__", "not a function"),
+        ("json", "package.module:function"),
+    ):
+        (tmp_path / "dimesh.toml").write_text(f'[[handlers]]\ntopic = "t"\ncall = "{call}"\n')
+        assert says in dimesh("run", code=ExitCode.CONFIGURATION).err
