@@ -8,7 +8,38 @@ import pytest
 
 import dimesh
 
-NAMES = ["EventPriority", "EventType", "EventMetadata", "Event", "EventHandler", "EventBus", "EventBusFactory", "InMemoryEventBus", "Topics", "SchemaFormat", "CompatibilityMode", "SchemaVersion", "SchemaSubject", "SchemaRegistry", "LocalSchemaRegistry", "SchemaEvolutionHelper", "validate_event", "CDCOperation", "CDCConnectorStatus", "CDCOffset", "CDCEvent", "CDCConnector", "CDCManager", "LineageNodeType", "LineageEdgeType", "LineageNode", "LineageEdge", "LineageQuery", "LineageService", "LineageVisualizer"]
+NAMES = [
+    "EventPriority",
+    "EventType",
+    "EventMetadata",
+    "Event",
+    "EventHandler",
+    "EventBus",
+    "EventBusFactory",
+    "InMemoryEventBus",
+    "Topics",
+    "SchemaFormat",
+    "CompatibilityMode",
+    "SchemaVersion",
+    "SchemaSubject",
+    "SchemaRegistry",
+    "LocalSchemaRegistry",
+    "SchemaEvolutionHelper",
+    "validate_event",
+    "CDCOperation",
+    "CDCConnectorStatus",
+    "CDCOffset",
+    "CDCEvent",
+    "CDCConnector",
+    "CDCManager",
+    "LineageNodeType",
+    "LineageEdgeType",
+    "LineageNode",
+    "LineageEdge",
+    "LineageQuery",
+    "LineageService",
+    "LineageVisualizer",
+]
 
 OF_PLUGINS = {
     "ConfluentSchemaRegistry": "confluent",

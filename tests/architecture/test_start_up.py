@@ -7,7 +7,23 @@ import sys
 
 import pytest
 
-HEAVY = ["aiokafka", "asyncio", "google", "grpc", "jsonschema", "jsonschema_rs", "msgspec", "networkx", "pluggy", "pydantic", "pydantic_settings", "rich", "sqlite3", "stevedore", "typer"]
+HEAVY = [
+    "aiokafka",
+    "asyncio",
+    "google",
+    "grpc",
+    "jsonschema",
+    "jsonschema_rs",
+    "msgspec",
+    "networkx",
+    "pluggy",
+    "pydantic",
+    "pydantic_settings",
+    "rich",
+    "sqlite3",
+    "stevedore",
+    "typer",
+]
 
 
 def imported_by(code: str) -> set[str]:
