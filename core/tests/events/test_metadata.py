@@ -14,7 +14,7 @@ from dimesh.events.codec import decode_header, encode_header
 from dimesh.events.ids import new_event_id, new_span_id, new_trace_id
 
 
-class Pillar(str, Enum):  # noqa: UP042 - as many code bases have it
+class Pillar(str, Enum):
     GROWTH = "Growth Engine"
 
 

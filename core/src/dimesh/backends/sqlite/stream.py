@@ -168,9 +168,11 @@ class SqliteStream:
             self.changed.clear()
             if self._next:
                 epoch = self._epoch
-                page, topic = await self._backend.readers.run(self._read)
+                begin = {part: max(at, self._scanned) for part, at in self._next.items()}
+                page, topic, attempts = await self._backend.readers.run(partial(self._read, begin))
                 if epoch != self._epoch:
-                    continue
+                    continue  # partitions moved meanwhile, or the stream was closed
+                self._attempts = attempts
                 if self._scanned < topic.first_offset:
                     self._skip_to(topic.first_offset)
                 self._scanned = max(page.end, self._scanned)
@@ -192,15 +194,17 @@ class SqliteStream:
             await self.changed.wait()
         return ()
 
-    def _read(self, connection: sqlite3.Connection) -> tuple[Page, Topic]:
+    def _read(
+        self, begin: Mapping[int, int], connection: sqlite3.Connection
+    ) -> tuple[Page, Topic, dict[int, Attempts]]:
+        """In a reader's thread: nothing of the stream's state is touched here."""
         topic = read_topic(connection, self.topic)
-        begin = {part: max(at, self._scanned) for part, at in self._next.items()}
         page = scan(connection, topic, begin, self._request.filter, PAGE, PAGE)
+        attempts: dict[int, Attempts] = {}
         if self.me is not None and page.deliveries:
-            self._attempts = read_attempts(
-                connection, topic.id, self.me.group, page.deliveries[0].offset, page.end
-            )
-        return page, topic
+            first = page.deliveries[0].offset
+            attempts = read_attempts(connection, topic.id, self.me.group, first, page.end)
+        return page, topic, attempts
 
     def _skip_to(self, first: int) -> None:
         asked = self._scanned
@@ -291,6 +295,7 @@ class SqliteStream:
 
     def _end(self) -> None:
         self.closed = True
+        self._epoch += 1
         self._next.clear()
         self._buffer.clear()
         self.changed.set()
