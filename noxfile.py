@@ -102,7 +102,7 @@ def wheels(session: nox.Session) -> None:
     for member in MEMBERS:
         session.run("uv", "build", "--quiet", "--out-dir", str(DIST), f"./{member}")
     session.install("--group", "test")
-    session.run("pytest", "-q", "-m", "wheels", "tests/wheels", env={"DIMESH_DIST": str(DIST)})
+    session.run("pytest", "-q", "-m", "wheels", "tests/wheels", env={"MESH_BUILT": str(DIST)})
 
 
 @nox.session(python=PYTHONS[0], name="lowest-direct")

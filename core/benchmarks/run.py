@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="fewer rounds, to see that they still run")
     arguments = parser.parse_args()
     if arguments.short:
-        os.environ["DIMESH_BENCH_SHORT"] = "1"
+        os.environ["MESH_BENCH_SHORT"] = "1"
     console = Console()
     figures: dict[str, Any] = {
         "python": platform.python_version(),

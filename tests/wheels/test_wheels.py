@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.wheels
 
-DIST = Path(os.environ.get("DIMESH_DIST", "dist"))
+DIST = Path(os.environ.get("MESH_BUILT", "dist"))
 BIN = "Scripts" if os.name == "nt" else "bin"
 
 
@@ -71,7 +71,7 @@ def test_the_demo_runs(environment: Path) -> None:
     assert {"orders", "pillar.growth"} <= {topic["topic"] for topic in topics}
 
 
-@pytest.mark.parametrize("kind", ["hooks", "cdc", "lineage"])
+@pytest.mark.parametrize("kind", ["bus", "registry", "cdc", "lineage", "hooks"])
 def test_a_new_plugin_installs_beside_it_and_passes_its_tests(environment: Path, kind: str) -> None:
     python = environment / "venv" / BIN / "python"
     dimesh = environment / "venv" / BIN / "dimesh"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,16 +204,13 @@ def test_control_characters_of_events_do_not_reach_the_terminal(dimesh: Run) -> 
     assert "\x1b" not in dimesh("tail", "t").out
 
 
-def test_the_kept_help_is_what_the_commands_say() -> None:
+def test_the_kept_help_names_every_command() -> None:
+    # That it is what the installed typer would print is checked where it is written: docs/generate.py --check.
     code = "from dimesh.cli.guard import guarded; guarded(['--help'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "80", "TERM": "dumb"},
-    )
-    assert HELP.read_text("utf-8") == done.stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = set(re.findall(r"^\W*([a-z-]+)  ", done.stdout, re.MULTILINE))
+    assert {"demo", "publish", "new"} <= said
+    assert said <= set(re.findall(r"^\W*([a-z-]+)  ", HELP.read_text("utf-8"), re.MULTILINE))
 
 
 def test_help_version_and_completion(dimesh: Run) -> None:
