@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,3 +20,9 @@ async def eventually(true: Callable[[], Awaitable[T]], timeout: float = 10.0) ->
         while not (found := await true()):
             await asyncio.sleep(0.005)
         return found
+
+
+async def later_than(moment: datetime) -> None:
+    """Return when the clock has passed ``moment`` by more than a millisecond, which is as fine as any broker's time."""
+    while datetime.now(UTC) - moment < timedelta(milliseconds=2):
+        await asyncio.sleep(0.001)

@@ -1,24 +1,39 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from dimesh.backends.memory import MemoryBackend, MemoryOptions
+from dimesh.capabilities import Capability
 from dimesh.clock import SystemClock
 from dimesh_contracts.bus import BusBackendContract, NewBackend
 
 
 class TestMemory(BusBackendContract):
+    offers = frozenset(
+        {
+            Capability.GROUPS,
+            Capability.KEY_ORDER,
+            Capability.DELAYED_DELIVERY,
+            Capability.DURABLE_ATTEMPTS,
+            Capability.FILTER_PUSHDOWN,
+            Capability.RETENTION,
+            Capability.TOPIC_ADMIN,
+            Capability.REPLAY,
+            Capability.START_BY_TIME,
+        }
+    )
+    options: ClassVar[dict[str, Any]] = {}
+
     @pytest.fixture
     def new_backend(self) -> NewBackend:
-        def make(**options: Any) -> MemoryBackend:
-            return MemoryBackend(MemoryOptions(history=100_000, **options), SystemClock())
+        return lambda: MemoryBackend(MemoryOptions(history=100_000, **self.options), SystemClock())
 
-        return make
-
-
-class TestMemoryWithPartitions(BusBackendContract):
     @pytest.fixture
-    def new_backend(self) -> NewBackend:
-        return lambda: MemoryBackend(MemoryOptions(history=100_000, partitions=5), SystemClock())
+    def new_small_backend(self) -> NewBackend:
+        return lambda: MemoryBackend(MemoryOptions(capacity=100, **self.options), SystemClock())
+
+
+class TestMemoryWithPartitions(TestMemory):
+    options: ClassVar[dict[str, Any]] = {"partitions": 5}

@@ -122,7 +122,7 @@ class Subscription:
             if only_received:
                 self._tasks[0].cancel()
                 # What waits for another attempt comes again to the next member: not worth waiting for.
-                self._dropped(sum(part.drop_parked() for part in self.parts.values()))
+                self.drop(sum(part.drop_parked() for part in self.parts.values()))
             while not late.done():
                 if self.in_flight:
                     await self._wait_below(1, late)
@@ -198,7 +198,7 @@ class Subscription:
         """Finish the calls that run, drop what was not begun, commit."""
         parts = [self.parts[number] for number in partitions if number in self.parts]
         for part in parts:
-            self._dropped(part.give_up())
+            self.drop(part.give_up())
         for part in parts:
             if part.running:
                 part.left = asyncio.get_running_loop().create_future()
@@ -215,7 +215,7 @@ class Subscription:
         for number in partitions:
             part = self.parts.pop(number, None)
             if part is not None:
-                self._dropped(part.give_up())
+                self.drop(part.give_up())
                 log.warning(
                     "subscription %s lost partition %d of %s to another member; what runs now may be handled twice",
                     self.id,
@@ -288,7 +288,8 @@ class Subscription:
 
     # -- flow ------------------------------------------------------------------------------------
 
-    def _dropped(self, count: int) -> None:
+    def drop(self, count: int) -> None:
+        """Received records that are left to whoever gets them next."""
         self.in_flight -= count
         if self.thresholds:
             self.check_thresholds()

@@ -218,6 +218,10 @@ class Workers:
                 if outcome is Outcome.PARKED:
                     return True
                 if outcome is Outcome.LEFT_OPEN:
+                    # Whoever gets this record gets those behind it too: handling them now would break their order.
+                    left = len(queue)
+                    queue.clear()
+                    sub.drop(left)
                     continue
             if part.attempts:
                 await self.forget_attempts(part, delivery)

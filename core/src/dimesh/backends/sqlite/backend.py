@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 from uuid import uuid4
 
 from dimesh.backends.sqlite import groups, tables
@@ -48,8 +48,6 @@ from dimesh.spi.bus import (
 )
 
 log = logging.getLogger("dimesh.bus.sqlite")
-
-RETENTION_INTERVAL: Final = 5.0
 
 
 class SqliteBackend:
@@ -344,7 +342,7 @@ class SqliteBackend:
     def _arm_retention(self) -> None:
         if not self._closed:
             self._retention_timer = self.clock.call_later(
-                RETENTION_INTERVAL, lambda: self._spawn(self._retain())
+                self.options.retention_interval, lambda: self._spawn(self._retain())
             )
 
     async def _retain(self) -> None:

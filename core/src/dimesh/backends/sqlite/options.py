@@ -21,6 +21,8 @@ class SqliteOptions(Options, frozen=True):
     """Of topics that have no setting of their own; None: keep for ever."""
     retention_bytes: int | None = None
     retention_records: int | None = None
+    retention_interval: float = 5.0
+    """Seconds between removals of what retention allows to go."""
     synchronous: Literal["full", "normal"] = "full"
     """``normal`` is faster, and a power cut may lose what was acknowledged last."""
     max_queued: int = 100_000
@@ -37,10 +39,9 @@ class SqliteOptions(Options, frozen=True):
             raise ConfigurationError(f"bus 'sqlite': partitions must be 1 to {MAX_PARTITIONS}")
         if not self.path or "\0" in self.path:
             raise ConfigurationError("bus 'sqlite': path must name a file")
-        if self.lease <= 0 or self.poll <= 0 or self.max_queued < 1 or self.max_queued_bytes < 1:
-            raise ConfigurationError(
-                "bus 'sqlite': lease, poll, max_queued and max_queued_bytes must be positive"
-            )
+        for name in ("lease", "poll", "max_queued", "max_queued_bytes", "retention_interval"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(f"bus 'sqlite': {name} must be positive")
         for name in ("retention_seconds", "retention_bytes", "retention_records"):
             value = getattr(self, name)
             if value is not None and value <= 0:

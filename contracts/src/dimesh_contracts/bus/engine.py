@@ -1,0 +1,263 @@
+"""Through the public bus: what users see of the backend, with the engine on top of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dimesh.bus.deadletter import UNDECODABLE
+from dimesh.bus.engine import EventBus
+from dimesh.bus.options import SubscriptionOptions
+from dimesh.bus.redrive import DeadLetters
+from dimesh.bus.retry import RetryPolicy
+from dimesh.capabilities import Capability
+from dimesh.errors import BackpressureError, TopicNotFoundError
+from dimesh.events import Event, EventMetadata
+from dimesh.spi.bus import Record
+from dimesh_contracts.bus.guarantees import BusGuarantee as G
+from dimesh_contracts.bus.harness import BusHarness, NewBackend
+from dimesh_contracts.contract import proves
+from dimesh_contracts.waiting import eventually
+
+FAST = SubscriptionOptions(retry=RetryPolicy(attempts=3, base=0.001))
+
+
+def event(payload: Any, agent: str = "a") -> Event:
+    """Of one sender, whose events stay in order."""
+    return Event("contract.event", EventMetadata(source_pillar="P", source_agent=agent), payload)
+
+
+async def dead_letters(bus: EventBus, topic: str, count: int = 1) -> list[Any]:
+    """At least ``count`` of them."""
+
+    async def enough() -> list[Any] | None:
+        try:
+            found = list(await DeadLetters(bus).entries(topic))
+        except TopicNotFoundError:
+            return None
+        return found if len(found) >= count else None
+
+    found = await eventually(enough, 20)
+    assert found is not None
+    return found
+
+
+class Engine(BusHarness):
+    """Handlers that fail, hang, are cancelled, are slow."""
+
+    @proves(G.REDELIVERY)
+    async def test_a_failing_handler_is_called_again(self, new_backend: NewBackend, topic: str) -> None:
+        """With the same event and the same id; later events of its key wait. Usually wrong: a delivery that is taken for
+        handled when it was handed out.
+        """
+        bus = EventBus(new_backend())
+        calls: list[tuple[str, int]] = []
+
+        async def flaky(e: Event) -> None:
+            calls.append((e.event_id, e.payload))
+            if len([c for c in calls if c[1] == e.payload]) < 3:
+                raise ConnectionError("not yet")
+
+        await bus.subscribe(topic, flaky, options=FAST)
+        await bus.publish_many(topic, [event(1), event(2)])
+        await eventually(lambda: _true(len(calls) >= 6))
+        assert [n for _, n in calls] == [1, 1, 1, 2, 2, 2]
+        assert len({id for id, _ in calls}) == 2
+        await bus.close()
+
+    @proves(G.DEAD_LETTER, Capability.REPLAY)
+    async def test_what_always_fails_becomes_a_dead_letter(self, new_backend: NewBackend, topic: str) -> None:
+        """With the original bytes, and where it came from; what comes after it is handled. Usually wrong: headers lost on
+        the way; a dead letter that is acknowledged before it is stored.
+        """
+        bus = EventBus(new_backend())
+        handled: list[Any] = []
+
+        async def handle(e: Event) -> None:
+            if e.payload == "poison":
+                raise ValueError("never")
+            handled.append(e.payload)
+
+        await bus.subscribe(topic, handle, "g" if Capability.GROUPS in bus.capabilities else None, options=FAST)
+        poison = event("poison")
+        await bus.publish_many(topic, [event(1), poison, event(2)])
+        (entry,) = await dead_letters(bus, topic)
+        assert entry.event.data == poison.data
+        assert entry.event.metadata == poison.metadata
+        assert (entry.topic, entry.attempts, entry.reason) == (topic, 3, "ValueError: never")
+        await eventually(lambda: _true(handled == [1, 2]))
+        await bus.close()
+
+    @proves(G.DEAD_LETTER, Capability.REPLAY)
+    async def test_bytes_that_are_no_event_become_dead_letters(self, new_backend: NewBackend, topic: str) -> None:
+        """Both byte strings are kept. Usually wrong: the stream ends with an error, or the record is skipped."""
+        bus = EventBus(new_backend())
+        await bus.open()
+        handled: list[Any] = []
+        await bus.subscribe(topic, lambda e: handled.append(e.payload), options=FAST)
+        raw = [(b"\xff\x00junk", b"\x00payload"), (b"", b""), (b"{" * 300, b"}" * 70_000)]
+        await bus.backend.append(topic, [Record.stored(h, p, "P:a", "t", "p", "normal") for h, p in raw])
+        await bus.publish(topic, event("good"))
+        entries = await dead_letters(bus, topic, 3)
+        assert [(e.event.event_type, e.event.headers["dimesh-dlq-raw-header"], e.event.data) for e in entries] == [
+            (UNDECODABLE, header, payload) for header, payload in raw
+        ]
+        await eventually(lambda: _true(handled == ["good"]))
+        await bus.close()
+
+    @proves(G.HANDLED_BEFORE_COMMIT, Capability.GROUPS)
+    async def test_the_position_waits_for_the_handlers(self, new_backend: NewBackend, topic: str) -> None:
+        """While one event is being handled, nothing at or after it is committed, whatever is done around it. Usually
+        wrong: commits of what was received; a commit past a hole.
+        """
+        bus = EventBus(new_backend())
+        gate = asyncio.Event()
+        handled: list[int] = []
+
+        async def handle(e: Event) -> None:
+            if e.payload == 3:
+                await gate.wait()
+            handled.append(e.payload)
+
+        async def lag() -> int:
+            return sum(g.lag for g in await bus.backend.groups() if g.topic == topic)
+
+        await bus.subscribe(topic, handle, "g")
+        receipts = [await bus.publish(topic, event(n, f"agent-{n}")) for n in range(10)]
+        await eventually(lambda: _true(len(handled) == 9))
+        await asyncio.sleep(bus.backend.commit_interval * 2)
+        if self.family == "log":
+            held = receipts[3].position
+            assert held is not None
+            same = [r for r in receipts[3:] if r.position and r.position.partition == held.partition]
+            assert await lag() >= len(same)
+            for info in await bus.backend.groups():
+                if (info.topic, info.partition) == (topic, held.partition):
+                    assert info.committed is None or info.committed <= held.offset
+        gate.set()
+        await eventually(lambda: _none(lag))
+        await bus.close()
+
+    @proves(G.CANCELLATION, Capability.GROUPS)
+    async def test_a_cancelled_handler_has_not_handled(self, new_backend: NewBackend, topic: str) -> None:
+        """A bus that is closed in haste commits only what is done; the rest comes again to the next one. Usually wrong:
+        CancelledError caught with the others, and the event taken for handled.
+        """
+        backend = new_backend()
+        bus = EventBus(backend)
+        began = asyncio.Event()
+
+        async def hang(e: Event) -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        await bus.subscribe(topic, hang, "g")
+        await bus.publish(topic, event("held"))
+        async with asyncio.timeout(20):
+            await began.wait()
+        found: list[Any] = []
+        if Capability.DURABLE in backend.capabilities:
+            await bus.close(timeout=0.01)
+            bus = EventBus(new_backend())
+        else:
+            bus._drain_timeout = 0.01
+            await bus.unsubscribe("g")
+        await bus.subscribe(topic, lambda e: found.append(e.payload), "g")
+        await eventually(lambda: _true(found == ["held"]), 30)
+        await bus.close()
+
+    @proves(G.DRAIN, Capability.GROUPS)
+    async def test_closing_finishes_and_commits(self, new_backend: NewBackend, topic: str) -> None:
+        """Handlers that run are waited for, and what they did does not come again. Usually wrong: the last commit is sent
+        after the stream has left.
+        """
+        backend = new_backend()
+        bus = EventBus(backend)
+        handled: list[int] = []
+
+        async def slow(e: Event) -> None:
+            await asyncio.sleep(0.01)
+            handled.append(e.payload)
+
+        await bus.subscribe(topic, slow, "g")
+        await bus.publish_many(topic, [event(n, f"agent-{n}") for n in range(30)])
+        await eventually(lambda: _true(bool(handled)))
+        if Capability.DURABLE in backend.capabilities:
+            await bus.close()
+            bus = EventBus(new_backend())
+        else:
+            await bus.unsubscribe("g")
+        await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+        await bus.idle()
+        await eventually(lambda: _true(len(handled) >= 30))
+        assert sorted(handled) == list(range(30))
+        await bus.close()
+
+    @proves(G.BACK_PRESSURE)
+    async def test_a_slow_consumer_is_not_flooded(self, new_small_backend: NewBackend, topic: str) -> None:
+        """The subscription holds no more than it was told; everything that was taken is handled in the end. Usually wrong:
+        an unbounded queue between backend and handler; a full one that drops.
+        """
+        bus = EventBus(new_small_backend())
+        gate = asyncio.Event()
+        handled: list[int] = []
+        running = 0
+        most = 0
+
+        async def slow(e: Event) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await gate.wait()
+            running -= 1
+            handled.append(e.payload)
+
+        await bus.subscribe(topic, slow, options=SubscriptionOptions(concurrency=3, max_in_flight=5))
+        taken = []
+        for n in range(300):
+            try:
+                await bus.publish(topic, event(n, f"agent-{n % 11}"), timeout=0)
+                taken.append(n)
+            except BackpressureError:
+                break
+        await eventually(lambda: _true(running > 0))
+        assert bus.subscription(next(iter(bus.stats()))).in_flight <= 5
+        gate.set()
+        await bus.idle()
+        await eventually(lambda: _true(len(handled) == len(taken)))
+        assert sorted(handled) == taken
+        assert most <= 3
+        await bus.close()
+
+    @proves(G.KEY_ORDER, Capability.KEY_ORDER)
+    async def test_order_holds_through_retries(self, new_backend: NewBackend, topic: str) -> None:
+        """Events of one key are handled one at a time and in order, although some fail at first. Usually wrong: a retry
+        that is appended at the end.
+        """
+        bus = EventBus(new_backend())
+        tries: dict[Any, int] = {}
+        done: dict[int, list[int]] = {}
+
+        async def flaky(e: Event) -> None:
+            key, number = e.payload
+            tries[key, number] = tries.get((key, number), 0) + 1
+            await asyncio.sleep(0)
+            if tries[key, number] <= (key + number) % 3:
+                raise ValueError("again")
+            done.setdefault(key, []).append(number)
+
+        await bus.subscribe(topic, flaky, options=SubscriptionOptions(retry=RetryPolicy(attempts=4, base=0.001)))
+        for number in range(20):
+            await bus.publish_many(topic, [event([key, number], f"agent-{key}") for key in range(4)])
+        await bus.idle()
+        await eventually(lambda: _true(sum(map(len, done.values())) == 80))
+        assert done == {key: list(range(20)) for key in range(4)}
+        await bus.close()
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+async def _none(count: Any) -> bool:
+    return not await count()

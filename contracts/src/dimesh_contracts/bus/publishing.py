@@ -1,0 +1,248 @@
+"""What goes in comes out: unchanged, complete, in order, or refused with an error."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from dimesh.capabilities import Capability
+from dimesh.clock import SystemClock
+from dimesh.errors import BackpressureError, DimeshError, NotOfferedError
+from dimesh.events import Event, EventMetadata, EventPriority
+from dimesh.spi.bus import BusBackend, Record
+from dimesh_contracts.bus.guarantees import BusGuarantee as G
+from dimesh_contracts.bus.harness import BusHarness, NewBackend, payloads, record
+from dimesh_contracts.contract import proves
+
+ODD_PAYLOADS = (b"", b"\x00", b"\xff\xfe\x00", b"null", b'{"a":1}', bytes(range(256)), b"\r\n" * 5_000)
+
+
+class Publishing(BusHarness):
+    """Append, and what becomes of it."""
+
+    @proves(G.STATED)
+    async def test_states_what_it_offers(self, backend: BusBackend) -> None:
+        """The test class names the capabilities that the backend states. Usually wrong: one was added or dropped on one
+        side only, and with it its tests.
+        """
+        self.check_offers(backend.capabilities)
+        assert backend.family == self.family
+        assert backend.name
+        assert backend.commit_interval > 0
+
+    @proves(G.UNCHANGED)
+    async def test_what_goes_in_comes_out(self, backend: BusBackend, topic: str) -> None:
+        """Header, payload, key and routing fields arrive byte for byte. Usually wrong: a text column for bytes, an
+        encoding applied twice, an empty payload taken for none.
+        """
+        reader = await self.open_reader(backend, topic)
+        sent = [
+            record({"n": 1}, "key-1", tags={"a": "b"}),
+            record("", "", source_pillar="Growth Engine", priority=EventPriority.CRITICAL),
+            record(None, "ключ \N{PILE OF POO}", kind="other.kind", source_agent="a\u2028b"),
+            record("x" * 100_000, "large"),
+            record({"\x00": ["\x1f", "ﷺ"]}, "\x00"),
+        ]
+        await backend.append(topic, sent)
+        by_key = {d.record.key: d.record for d in await reader.take(len(sent))}
+        for expected in sent:
+            found = by_key[expected.key]
+            assert found.header == expected.header
+            assert found.payload == expected.payload
+            assert found.event == expected.event
+            assert (found.event_type, found.pillar, found.priority) == (
+                expected.event_type,
+                expected.pillar,
+                expected.priority,
+            )
+        await reader.close()
+
+    @proves(G.UNCHANGED)
+    async def test_headers_keep_their_names_and_values(self, backend: BusBackend, topic: str) -> None:
+        """Names that differ only in case are two headers; values may be bytes. Usually wrong: names lower-cased as in
+        HTTP, a header without a value dropped, bytes decoded.
+        """
+        reader = await self.open_reader(backend, topic)
+        headers = {"X-Upper": "1", "x-upper": "2", "empty": "", "raw": b"\x00\xff", "traceparent-like": "00-ab"}
+        event = Event("contract.event", EventMetadata(tags={"Tag": "A", "tag": "a"}), 1).replace(headers=headers)
+        await backend.append(topic, [Record.of(event, "k")])
+        (found,) = await reader.take(1)
+        assert dict(found.record.event.headers) == headers
+        assert dict(found.record.event.metadata.tags) == {"Tag": "A", "tag": "a"}
+        await reader.close()
+
+    @proves(G.UNCHANGED)
+    async def test_bytes_that_are_no_event_are_carried(self, backend: BusBackend, topic: str) -> None:
+        """A backend moves bytes and judges none: the engine makes dead letters of what it cannot decode. Usually wrong: a
+        header decoded to fill a column, and an error that ends the stream.
+        """
+        reader = await self.open_reader(backend, topic)
+        sent = [Record.stored(raw, raw[::-1], f"k{n}", "t", "p", "normal") for n, raw in enumerate(ODD_PAYLOADS)]
+        await backend.append(topic, sent)
+        got = {d.record.key: d.record for d in await reader.take(len(sent))}
+        for expected in sent:
+            assert (got[expected.key].header, got[expected.key].payload) == (expected.header, expected.payload)
+        await reader.close()
+
+    @proves(G.COMPLETE)
+    async def test_payloads_of_every_size(self, backend: BusBackend, topic: str) -> None:
+        """Around the powers of two where buffers end, up to ``max_payload``. Usually wrong: cut at 64 KiB; a frame's
+        length in 16 bits.
+        """
+        reader = await self.open_reader(backend, topic)
+        sizes = [n for n in (0, 1, 255, 4_096, 65_535, 65_536, 65_537, 1_048_577) if n <= self.max_payload]
+        sizes.append(self.max_payload)
+        for size in sizes:
+            sent = Record.stored(b"h", b"\xa5" * size, "k", "t", "p", "normal")
+            await backend.append(topic, [sent])
+            (found,) = await reader.take(1)
+            assert len(found.record.payload) == size
+            assert found.record.payload == sent.payload
+        await reader.close()
+
+    @proves(G.COMPLETE)
+    async def test_every_record_of_every_batch_arrives(self, backend: BusBackend, topic: str) -> None:
+        """Batches of 1 to 500, appended one after the other and together. Usually wrong: the last record of a batch lost
+        when a buffer is full exactly; an append that overtakes another's acknowledgement.
+        """
+        reader = await self.open_reader(backend, topic)
+        number = 0
+        batches = []
+        for size in (1, 2, 3, 10, 99, 100, 101, 500):
+            batches.append([record(number + n, f"k{n % 7}") for n in range(size)])
+            number += size
+        for batch in batches[:4]:
+            positions = await backend.append(topic, batch)
+            assert len(positions) == len(batch)
+        await asyncio.gather(*(backend.append(topic, batch) for batch in batches[4:]))
+        assert sorted(payloads(await reader.take(number))) == list(range(number))
+        await reader.nothing(0.05)
+        await reader.close()
+
+    @proves(G.POSITIONS, family="log")
+    async def test_positions_grow_and_are_never_used_twice(self, backend: BusBackend, topic: str) -> None:
+        """The receipt's position is the delivery's. Usually wrong: a counter that begins anew after the topic was emptied;
+        two writers that read the same end.
+        """
+        reader = await self.open_reader(backend, topic)
+        seen: dict[tuple[int, int], int] = {}
+        last: dict[int, int] = {}
+        number = 0
+        for n in range(6):
+            for position in await backend.append(topic, [record(number + m, f"k{m}") for m in range(n + 1)]):
+                assert position is not None
+                assert position not in seen
+                assert position.offset > last.get(position.partition, -1)
+                last[position.partition] = position.offset
+                seen[position] = number
+                number += 1
+        together = await asyncio.gather(*(backend.append(topic, [record(number + n, f"k{n}")]) for n in range(30)))
+        for n, (position,) in enumerate(together):
+            assert position is not None
+            assert position not in seen
+            seen[position] = number + n
+        for delivery in await reader.take(len(seen)):
+            assert seen[delivery.partition, delivery.offset] == delivery.record.event.payload
+        await reader.close()
+
+    @proves(G.KEY_ORDER, Capability.KEY_ORDER)
+    async def test_a_key_keeps_its_order(self, backend: BusBackend, topic: str) -> None:
+        """Records of one key arrive in the order of the calls, also of calls that overlap. Usually wrong: a thread for
+        each call, a retry that overtakes, a partition chosen at random.
+        """
+        reader = await self.open_reader(backend, topic)
+        await asyncio.gather(
+            *(
+                backend.append(topic, [record(n, f"key-{n % 3}"), record(n + 0.5, f"key-{n % 3}")])
+                for n in range(60)
+            )
+        )
+        got = await reader.take(120)
+        for key in ("key-0", "key-1", "key-2"):
+            mine = [d.record.event.payload for d in got if d.record.key == key]
+            assert mine == sorted(mine)
+            assert len({d.partition for d in got if d.record.key == key}) == 1
+        await reader.close()
+
+    @proves(G.REFUSED)
+    async def test_a_full_buffer_is_an_error_and_takes_nothing(
+        self, new_small_backend: NewBackend, topic: str
+    ) -> None:
+        """With ``timeout=0`` a full backend refuses at once, and what it refused is not delivered later; what was taken
+        is. Usually wrong: an error that is logged and swallowed; a refused batch of which a part was taken.
+        """
+        backend = new_small_backend()
+        await backend.open()
+        reader = await self.open_reader(backend, topic)
+
+        async def offer(n: int) -> bool:
+            try:
+                positions = await backend.append(topic, [record([n, 0], str(n)), record([n, 1], str(n))], timeout=0)
+            except BackpressureError as error:
+                assert str(error)
+                return False
+            assert len(positions) == 2
+            return True
+
+        taken = [n for n, ok in enumerate(await asyncio.gather(*(offer(n) for n in range(600)))) if ok]
+        got = payloads(await reader.take(2 * len(taken)))
+        assert sorted(got) == [[n, part] for n in taken for part in (0, 1)]
+        await reader.nothing(0.05)
+        await reader.close()
+        await backend.close()
+
+    @proves(G.REFUSED)
+    async def test_a_publisher_that_waits_is_served_when_there_is_room(
+        self, new_small_backend: NewBackend, topic: str
+    ) -> None:
+        """Many waiting publishers, one slow reader: all records arrive, each key in order. Usually wrong: a waiter that
+        is forgotten, or served twice.
+        """
+        backend = new_small_backend()
+        await backend.open()
+        reader = await self.open_reader(backend, topic)
+        publishing = asyncio.gather(*(backend.append(topic, [record(n, str(n % 4))], timeout=30) for n in range(400)))
+        got = await reader.take(400, limit=17)
+        await publishing
+        assert sorted(payloads(got)) == list(range(400))
+        if Capability.KEY_ORDER in backend.capabilities:
+            for key in "0123":
+                mine = [d.record.event.payload for d in got if d.record.key == key]
+                assert mine == sorted(mine)
+        await reader.close()
+        await backend.close()
+
+    @proves(G.REFUSED)
+    async def test_a_closed_backend_refuses(self, new_backend: NewBackend, topic: str) -> None:
+        """An append after ``close`` raises. Usually wrong: it returns a position for a record that nobody kept."""
+        backend = new_backend()
+        await backend.open()
+        await backend.append(topic, [record()])
+        await backend.close()
+        with pytest.raises(DimeshError):
+            async with asyncio.timeout(10):
+                await backend.append(topic, [record()])
+
+    @proves(G.REFUSED)
+    async def test_what_is_not_offered_is_refused(self, backend: BusBackend, topic: str) -> None:
+        """And nothing is taken: a record with a due time must not be delivered at once instead. Usually wrong: an option
+        that is ignored.
+        """
+        reader = await self.open_reader(backend, topic)
+        if Capability.DELAYED_DELIVERY not in backend.capabilities:
+            held = record("late")
+            held.deliver_at = SystemClock().time() + 1_000
+            with pytest.raises(NotOfferedError):
+                await backend.append(topic, [held])
+        if Capability.ATOMIC_STATE not in backend.capabilities:
+            with pytest.raises(NotOfferedError):
+                await backend.append(topic, [record()], state={"k": b"v"})
+            with pytest.raises(NotOfferedError):
+                await backend.load_state("k")
+        if Capability.REPLAY not in backend.capabilities:
+            await backend.append(f"{topic}.other", [record()])
+            with pytest.raises(NotOfferedError):
+                await backend.read(f"{topic}.other", {0: 0}, 1)
+        await reader.nothing(0.05)
+        await reader.close()

@@ -1,0 +1,283 @@
+"""What is kept, for how long, and for whom: other instances, other processes, later times."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from dimesh.capabilities import Capability
+from dimesh.clock import SystemClock
+from dimesh.errors import PositionLostError, TopicNotFoundError
+from dimesh.spi.bus import Attempts, BusBackend, StartAt, TopicConfig
+from dimesh_contracts.bus.groups import first_batch
+from dimesh_contracts.bus.guarantees import BusGuarantee as G
+from dimesh_contracts.bus.harness import BusHarness, NewBackend, payloads, record
+from dimesh_contracts.contract import proves
+from dimesh_contracts.waiting import eventually
+
+
+class Storage(BusHarness):
+    """Durability, processes, retention, administration, delayed records, state."""
+
+    # -- restarts ------------------------------------------------------------------------------------
+
+    @proves(G.DURABLE, Capability.DURABLE, Capability.GROUPS, Capability.REPLAY)
+    async def test_records_and_positions_survive(self, new_backend: NewBackend, topic: str) -> None:
+        """Another instance over the same storage finds records and groups, and positions go on. Usually wrong: an offset
+        counter that is not stored.
+        """
+        first = new_backend()
+        await first.open()
+        try:
+            reader = await self.open_reader(first, topic, "g", StartAt.EARLIEST)
+            sent = [record(n, f"k{n % 3}", tags={"N": str(n)}) for n in range(40)]
+            before = await first.append(topic, sent)
+            got = await reader.take(15, limit=15)
+            await reader.commit()
+        finally:
+            await first.close()
+        second = new_backend()
+        await second.open()
+        again = await self.open_reader(second, topic, "g")
+        rest = await again.take(40 - len(got))
+        assert sorted(payloads(got + rest)) == list(range(40))
+        everything = await self.open_reader(second, topic, start=StartAt.EARLIEST)
+        headers = {d.record.event.payload: d.record.header for d in await everything.take(40)}
+        assert headers == {r.event.payload: r.header for r in sent}
+        positions = await second.append(topic, [record("new", f"k{n % 3}") for n in range(3)])
+        assert not set(positions) & set(before)
+        highest = {p.partition: max(q.offset for q in before if q and q.partition == p.partition) for p in before if p}
+        for position in positions:
+            assert position is not None
+            assert position.offset > highest.get(position.partition, -1)
+        await second.close()
+
+    @proves(G.ATTEMPTS, Capability.DURABLE, Capability.GROUPS, Capability.DURABLE_ATTEMPTS)
+    async def test_attempts_survive(self, new_backend: NewBackend, topic: str) -> None:
+        """The count goes on after a restart: else a poisoned event is tried for ever, restart by restart. Usually wrong:
+        kept in memory.
+        """
+        first = new_backend()
+        await first.open()
+        reader = await self.open_reader(first, topic, "g")
+        await first.append(topic, [record(1)])
+        (delivery,) = await reader.take(1)
+        await reader.stream.save_attempts(delivery, Attempts(4, 1_700_000_000.5))
+        await first.close()
+        second = new_backend()
+        await second.open()
+        again = await self.open_reader(second, topic, "g")
+        batch = await first_batch(again)
+        assert dict(batch.attempts) == {batch.deliveries[0].offset: Attempts(4, 1_700_000_000.5)}
+        await second.close()
+
+    @proves(G.DELAYED, Capability.DURABLE, Capability.DELAYED_DELIVERY, Capability.REPLAY)
+    async def test_delayed_records_survive(self, new_backend: NewBackend, topic: str) -> None:
+        """A record that waits is delivered after a restart, also when it fell due in between. Usually wrong: a timer in
+        memory.
+        """
+        first = new_backend()
+        await first.open()
+        held = record("held")
+        held.deliver_at = SystemClock().time() + 0.2
+        assert list(await first.append(topic, [held])) == [None]
+        await first.close()
+        second = new_backend()
+        await second.open()
+        reader = await self.open_reader(second, topic, start=StartAt.EARLIEST)
+        assert payloads(await reader.take(1)) == ["held"]
+        assert SystemClock().time() >= held.deliver_at
+        await reader.nothing(0.05)
+        await second.close()
+
+    @proves(G.STATE, Capability.DURABLE, Capability.ATOMIC_STATE)
+    async def test_state_survives(self, new_backend: NewBackend, topic: str) -> None:
+        """Usually wrong: a cache that is written at close."""
+        first = new_backend()
+        await first.open()
+        await first.append(topic, [record()], state={topic: b"\x00\xff"})
+        await first.close()
+        second = new_backend()
+        await second.open()
+        assert await second.load_state(topic) == b"\x00\xff"
+        await second.close()
+
+    # -- several at once -----------------------------------------------------------------------------
+
+    @proves(G.PROCESSES, Capability.MULTI_PROCESS)
+    async def test_two_instances_at_once(self, new_backend: NewBackend, topic: str) -> None:
+        """What one publishes the other delivers. Usually wrong: a wake-up that stays within the process."""
+        one, two = new_backend(), new_backend()
+        await one.open()
+        await two.open()
+        try:
+            reader = await self.open_reader(two, topic)
+            sent = await asyncio.gather(
+                *(one.append(topic, [record(n, f"k{n}")]) for n in range(20)),
+                *(two.append(topic, [record(n, f"k{n}")]) for n in range(20, 40)),
+            )
+            assert len({position for positions in sent for position in positions}) == 40
+            assert sorted(payloads(await reader.take(40))) == list(range(40))
+        finally:
+            await two.close()
+            await one.close()
+
+    @proves(G.PROCESSES, Capability.MULTI_PROCESS, Capability.GROUPS, Capability.REPLAY)
+    async def test_two_processes(
+        self, backend: BusBackend, driver: tuple[str, Mapping[str, Any]], topic: str
+    ) -> None:
+        """Another process publishes and consumes in the same group at the same time: every record is handled by one of
+        them. Usually wrong: a lock that only threads see; a member of a dead process that keeps its partitions.
+        """
+        reader = await self.open_reader(backend, topic, start=StartAt.EARLIEST)
+        groups = await self.open_reader(backend, topic, "g", StartAt.EARLIEST)
+        pump = asyncio.create_task(_commit_all(groups))
+        name, options = driver
+        task = json.dumps({"driver": name, "options": dict(options), "topic": topic, "count": 100})
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "dimesh_contracts.bus.child", task, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            for n in range(100):
+                await backend.append(topic, [record(n, f"k{n}")])
+            got = await reader.take(200, timeout=60)
+            assert sorted(payloads(got)) == sorted([*range(100), *range(1_000, 1_100)])
+            handled_there: list[int] = []
+
+            async def all_handled() -> bool:
+                return sum(g.lag for g in await backend.groups() if g.topic == topic and g.group == "g") == 0
+
+            await eventually(all_handled, 60)
+            assert child.stdout is not None
+            child.terminate()
+            handled_there = [int(line) for line in (await child.stdout.read()).split()]
+            here = [d.record.event.payload for d in groups.got]
+            assert set(here) | set(handled_there) == {*range(100), *range(1_000, 1_100)}
+        finally:
+            if child.returncode is None:
+                try:
+                    child.kill()
+                except ProcessLookupError:
+                    pass
+            await child.wait()
+            pump.cancel()
+            await asyncio.wait({pump})
+            await groups.close()
+            await reader.close()
+
+    # -- the rest of the capabilities ----------------------------------------------------------------
+
+    @proves(G.DELAYED, Capability.DELAYED_DELIVERY)
+    async def test_delayed_records_come_when_they_are_due(self, backend: BusBackend, topic: str) -> None:
+        """Not before, and in order of due time. Usually wrong: an offset given out early, which blocks its partition."""
+        reader = await self.open_reader(backend, topic)
+        now = SystemClock().time()
+        late, soon = record("late"), record("soon")
+        late.deliver_at, soon.deliver_at = now + 0.3, now + 0.15
+        assert list(await backend.append(topic, [late, soon])) == [None, None]
+        await backend.append(topic, [record("now")])
+        got = []
+        for expected, due in (("now", now), ("soon", now + 0.15), ("late", now + 0.3)):
+            got += await reader.take(1, limit=1)
+            assert payloads(got)[-1] == expected
+            assert SystemClock().time() >= due
+        await reader.close()
+
+    @proves(G.STATE, Capability.ATOMIC_STATE)
+    async def test_state_is_stored_with_the_records(self, backend: BusBackend, topic: str) -> None:
+        """The latest value is there, also without records. Usually wrong: a value merged with the one before."""
+        assert await backend.load_state(topic) is None
+        await backend.append(topic, [record()], state={topic: b"\x00one", f"{topic}.b": b""})
+        await backend.append(topic, [], state={topic: b"two"})
+        assert await backend.load_state(topic) == b"two"
+        assert await backend.load_state(f"{topic}.b") == b""
+
+    @proves(G.RETENTION, Capability.RETENTION, Capability.REPLAY, Capability.TOPIC_ADMIN)
+    async def test_retention_by_count(self, backend: BusBackend, topic: str) -> None:
+        """The oldest go; a reader that asks for them is told so (PositionLostError), and goes on with the oldest that
+        are left. Usually wrong: an error that repeats for ever; records skipped without a word.
+        """
+        await backend.create_topic(topic, TopicConfig(partitions=1, retention_records=10))
+        positions = await backend.append(topic, [record(n) for n in range(100)])
+        first = positions[0]
+        assert first is not None
+
+        async def removed() -> bool:
+            (info,) = [t for t in await backend.topics() if t.name == topic]
+            return info.records == 10
+
+        await eventually(removed, 20)
+        reader = await self.open_reader(backend, topic, start={first.partition: first.offset})
+        with pytest.raises(PositionLostError):
+            await reader.take(1)
+        assert payloads(await reader.take(10)) == list(range(90, 100))
+        await reader.close()
+        after = await backend.append(topic, [record("next")])
+        last = positions[-1]
+        assert after[0] is not None
+        assert last is not None
+        assert after[0].offset > last.offset
+
+    @proves(G.RETENTION, Capability.RETENTION, Capability.REPLAY, Capability.TOPIC_ADMIN)
+    async def test_nothing_goes_that_retention_does_not_name(self, backend: BusBackend, topic: str) -> None:
+        """Other topics keep everything. Usually wrong: a limit applied to the whole store."""
+        await backend.create_topic(topic, TopicConfig(partitions=1, retention_records=5))
+        await backend.create_topic(f"{topic}.kept", TopicConfig(partitions=1, retention_records=1_000))
+        for name in (topic, f"{topic}.kept"):
+            await backend.append(name, [record(n) for n in range(50)])
+
+        async def counts() -> bool:
+            found = {t.name: t.records for t in await backend.topics()}
+            return (found[topic], found[f"{topic}.kept"]) == (5, 50)
+
+        await eventually(counts, 20)
+
+    @proves(G.ADMIN, Capability.TOPIC_ADMIN)
+    async def test_topics_are_made_listed_and_removed(self, backend: BusBackend, topic: str) -> None:
+        """Usually wrong: a deleted topic whose old records come back when it is made again; a stream of it that waits for
+        ever.
+        """
+        await backend.append(topic, [record(1)])
+        assert topic in [t.name for t in await backend.topics()]
+        reader = await self.open_reader(backend, topic)
+        await backend.delete_topic(topic)
+        async with asyncio.timeout(20):
+            assert list(await reader.stream.receive(1)) == []
+        assert topic not in [t.name for t in await backend.topics()]
+        with pytest.raises(TopicNotFoundError):
+            await backend.delete_topic(topic)
+        reader = await self.open_reader(backend, topic, start=StartAt.EARLIEST)
+        await reader.nothing(0.05)
+        await backend.append(topic, [record(2)])
+        assert payloads(await reader.take(1)) == [2]
+        await reader.close()
+
+    @proves(G.ADMIN, Capability.TOPIC_ADMIN)
+    async def test_a_topic_says_what_it_is(self, backend: BusBackend, topic: str) -> None:
+        """Partitions as made, and making it again with the same settings changes nothing. Usually wrong: an error, or a
+        topic emptied, when it exists.
+        """
+        wanted = 3 if self.family == "log" else 1
+        await backend.create_topic(topic, TopicConfig(partitions=wanted))
+        await backend.append(topic, [record(n, f"k{n}") for n in range(12)])
+        await backend.create_topic(topic, TopicConfig(partitions=wanted))
+        (info,) = [t for t in await backend.topics() if t.name == topic]
+        assert info.partitions == wanted
+        assert info.records in (12, None)
+
+
+async def _commit_all(reader: Any) -> None:
+    while True:
+        batches = await reader.stream.receive(5)
+        if not batches:
+            return
+        for batch in batches:
+            reader.got += batch.deliveries
+            if batch.partition in reader.listener.owned:
+                reader.listener.handled[batch.partition] = batch.next_offset
+        await reader.commit()
