@@ -62,7 +62,7 @@ def set_up(groups: tuple[str, ...]) -> None:
     have = STAMP.read_text("utf-8").split() if STAMP.exists() else [""]
     if have[0] == wanted and set(groups) <= set(have[1:]) and PYTHON.exists():
         return
-    groups = tuple(sorted({*groups, *(have[1:] if have[0] == wanted else ())}))
+    groups = tuple(sorted({*groups, *have[1:]}))
     print("dev.py: setting up .venv", flush=True)
     STAMP.unlink(missing_ok=True)
     # Without pip of its own: a distribution's Python may lack ensurepip, and the pip that is there can install into it.

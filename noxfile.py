@@ -101,7 +101,7 @@ def wheels(session: nox.Session) -> None:
     session.install("uv")
     for member in MEMBERS:
         session.run("uv", "build", "--quiet", "--out-dir", str(DIST), f"./{member}")
-    session.install("--group", "test")
+    session.install("--group", "test", "--group", "lint")
     session.run("pytest", "-q", "-m", "wheels", "tests/wheels", env={"MESH_BUILT": str(DIST)})
 
 

@@ -93,3 +93,7 @@ def test_a_new_plugin_installs_beside_it_and_passes_its_tests(environment: Path,
     listed = json.loads(run(dimesh, "--output", "json", "plugins", cwd=environment))
     assert [row["state"] for row in listed if row["name"] == f"my{kind}"] == ["available"]
     run(python, "-m", "pytest", "-q", cwd=project)
+    here = Path(sys.executable).parent
+    run(here / "ruff", "check", ".", cwd=project)
+    run(here / "ruff", "format", "--check", ".", cwd=project)
+    run(here / "mypy", "--python-executable", python, "src", cwd=project)

@@ -1,8 +1,8 @@
-"""What every lineage sink must satisfy.
+"""What every lineage sink must satisfy::
 
-Subclass :class:`LineageSinkContract` in a test module and give it a ``new_sink`` fixture::
+    class TestMine(LineageSinkContract):
+        offers = {Capability.READ_BACK, Capability.DURABLE}
 
-    class TestMySink(LineageSinkContract):
         @pytest.fixture
         def new_sink(self, tmp_path):
             return lambda: MySink(tmp_path)
@@ -18,6 +18,7 @@ import pytest
 from dimesh.capabilities import Capability
 from dimesh.errors import LineageError, StorageError
 from dimesh.spi.lineage import LineageRecord, LineageSink
+from dimesh_contracts.contract import Contract, Guarantee, proves
 
 NewSink = Callable[[], LineageSink]
 NASTY = ('quote " and \\', "line\nend", "\x00\x1f", "🙂 ﷽", "../..", "x" * 1_000)
@@ -42,8 +43,23 @@ def edge(number: int, at: float) -> LineageRecord:
     )
 
 
-class LineageSinkContract:
-    """Tests that any sink passes; those about reading back are skipped where a sink does not state it."""
+class LineageGuarantee(Guarantee):
+    """Promises of a lineage sink."""
+
+    STATED = "A sink states exactly the capabilities that it has."
+    LIFE = "A sink opens, takes records, and closes as often as it is told; what it cannot do is an error of the SPI."
+    UNCHANGED = "A record is kept as it was given: every name, number and nested value of it."
+    READ_BACK = "What was written is read back complete, oldest first."
+    DURABLE = "What was written is there for another instance over the same storage."
+    IDEMPOTENT = "The same record again is the same fact, and no error."
+    FORGET = "Forgetting removes what is older than the time given, and nothing else."
+
+
+G = LineageGuarantee
+
+
+class LineageSinkContract(Contract):
+    """Tests that any sink passes; those about reading back are "not offered" where a sink does not state it."""
 
     @pytest.fixture
     def new_sink(self) -> NewSink:
@@ -52,8 +68,18 @@ class LineageSinkContract:
         """
         raise NotImplementedError("give your test class a new_sink fixture")
 
+    @proves(G.STATED)
+    async def test_states_what_it_offers(self, new_sink: NewSink) -> None:
+        """The test class names the capabilities that the sink states. Usually wrong: one was added on one side only."""
+        sink = new_sink()
+        self.check_offers(sink.capabilities)
+        assert sink.name
+
+    @proves(G.LIFE)
     async def test_takes_records_and_closes_twice(self, new_sink: NewSink) -> None:
-        """``open``, ``write`` and ``close`` work, and ``close`` again does nothing."""
+        """``open``, ``write`` and ``close`` work, and ``close`` again does nothing. Usually wrong: an error from a
+        file that is closed already.
+        """
         sink = new_sink()
         await sink.open()
         await sink.write([node(1, 1.0), edge(2, 2.0)])
@@ -62,39 +88,59 @@ class LineageSinkContract:
         await sink.close()
         await sink.close()
 
+    @proves(G.LIFE)
     async def test_writing_when_not_open_is_an_error_of_the_spi(self, new_sink: NewSink) -> None:
-        """The service counts on these types: any other stops nothing, but reads like a bug of the sink."""
+        """The service counts on these types: any other stops nothing, but reads like a bug of the sink. Usually
+        wrong: an AttributeError of a client that was not made yet.
+        """
         with pytest.raises((LineageError, StorageError)):
             await new_sink().write([edge(1, 1.0)])
 
+    @proves(G.UNCHANGED, Capability.READ_BACK)
     async def test_every_name_survives(self, new_sink: NewSink) -> None:
-        """Names are hostile: control characters, quotes, emoji, long ones."""
+        """Names are hostile: control characters, quotes, emoji, long ones. Usually wrong: lines cut at a character that
+        only looks like a line end; text that is escaped once and unescaped twice.
+        """
         sink = new_sink()
         await sink.open()
         written = [node(number, 1.0, name) for number, name in enumerate(NASTY)]
         await sink.write(written)
-        if Capability.READ_BACK in sink.capabilities:
-            assert [r async for batch in sink.read() for r in batch] == written
+        assert [r async for batch in sink.read() for r in batch] == written
         await sink.close()
 
+    @proves(G.READ_BACK, Capability.READ_BACK)
     async def test_reads_back_everything_in_order(self, new_sink: NewSink) -> None:
-        """With ``READ_BACK`` what was written comes back equal, oldest first, also when it is opened again."""
+        """In several writes, more than a page. Usually wrong: what still sits in a buffer; batches in another order."""
         sink = new_sink()
-        if Capability.READ_BACK not in sink.capabilities:
-            pytest.skip("the sink does not state read-back")
         await sink.open()
         written = [edge(number, float(number)) for number in range(2_500)]
         await sink.write(written[:1])
-        await sink.write(written[1:])
+        await sink.write(written[1:2_499])
+        await sink.write(written[2_499:])
         assert [r async for batch in sink.read() for r in batch] == written
+        await sink.close()
+
+    @proves(G.DURABLE, Capability.READ_BACK, Capability.DURABLE)
+    async def test_records_survive(self, new_sink: NewSink) -> None:
+        """Opened again it reads back what was written, and goes on behind it. Usually wrong: it writes over the old."""
+        sink = new_sink()
+        await sink.open()
+        written = [edge(number, float(number)) for number in range(300)]
+        await sink.write(written[:200])
         await sink.close()
         again = new_sink()
         await again.open()
-        assert [r async for batch in again.read() for r in batch] == written
+        assert [r async for batch in again.read() for r in batch] == written[:200]
+        await again.write(written[200:])
         await again.close()
+        last = new_sink()
+        await last.open()
+        assert [r async for batch in last.read() for r in batch] == written
+        await last.close()
 
+    @proves(G.IDEMPOTENT)
     async def test_the_same_record_twice_is_no_error(self, new_sink: NewSink) -> None:
-        """The service repeats what it is not sure of."""
+        """The service repeats what it is not sure of. Usually wrong: a unique index that raises."""
         sink = new_sink()
         await sink.open()
         record = edge(1, 1.0)
@@ -104,8 +150,11 @@ class LineageSinkContract:
             assert {r.id async for batch in sink.read() for r in batch} == {record.id}
         await sink.close()
 
+    @proves(G.FORGET)
     async def test_forgets_what_is_older(self, new_sink: NewSink) -> None:
-        """``forget`` removes records from before that time and no others; what it counted is gone for good."""
+        """``forget`` removes records from before that time and no others; what it counted is gone for good.
+        Usually wrong: whole files are removed with what is younger in them.
+        """
         sink = new_sink()
         await sink.open()
         written = [edge(number, float(number)) for number in range(10)]

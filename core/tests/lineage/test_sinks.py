@@ -10,7 +10,7 @@ import pytest
 from dimesh.backends import lineage_file, lineage_memory
 from dimesh.backends.lineage_file import FileSink, FileSinkOptions
 from dimesh.backends.lineage_memory import MemorySink, MemorySinkOptions
-from dimesh.capabilities import Capabilities
+from dimesh.capabilities import Capabilities, Capability
 from dimesh.clock import ManualClock, SystemClock
 from dimesh.errors import ConfigurationError, LineageError
 from dimesh.lineage import LineageQuery, LineageService
@@ -19,6 +19,8 @@ from dimesh_contracts.lineage import LineageSinkContract, NewSink
 
 
 class TestMemorySink(LineageSinkContract):
+    offers = frozenset({Capability.READ_BACK})
+
     @pytest.fixture
     def new_sink(self) -> NewSink:
         sink = MemorySink()
@@ -26,12 +28,20 @@ class TestMemorySink(LineageSinkContract):
 
 
 class TestFileSink(LineageSinkContract):
+    offers = frozenset(
+        {Capability.READ_BACK, Capability.DURABLE, Capability.RETENTION, Capability.POWER_SAFE}
+    )
+
     @pytest.fixture
     def new_sink(self, tmp_path) -> NewSink:
         return lambda: FileSink(FileSinkOptions(path=str(tmp_path / "log"), segment_bytes=50_000))
 
 
 class TestFileSinkAlways(LineageSinkContract):
+    offers = frozenset(
+        {Capability.READ_BACK, Capability.DURABLE, Capability.RETENTION, Capability.POWER_SAFE}
+    )
+
     @pytest.fixture
     def new_sink(self, tmp_path) -> NewSink:
         return lambda: FileSink(FileSinkOptions(path=str(tmp_path / "log"), durability="always"))

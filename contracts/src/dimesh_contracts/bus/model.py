@@ -50,7 +50,8 @@ class Side:
         async def handle(event: Event) -> None:
             number, failures, key = event.payload
             tried = self.tries[group, number] = self.tries.get((group, number), 0) + 1
-            if tried <= failures:
+            # What was buried may come again, as anything may; it must not succeed then, or the two could not be compared.
+            if tried <= failures or failures >= ATTEMPTS:
                 raise ValueError(f"attempt {tried}")
             seen = self.handled.setdefault(group, {}).setdefault(key, [])
             if number not in seen:  # at least once: a repeat is allowed, out of order is not

@@ -30,6 +30,7 @@ from dimesh.errors import (
 )
 from dimesh.events.event import Event
 from dimesh.events.ids import new_event_id
+from dimesh.events.metadata import MAX_FIELD, check_text
 from dimesh.events.names import KNOWN_TOPICS, check_group, check_topic
 from dimesh.events.topics import DEAD_LETTER_SUFFIX, dead_letter_topic
 from dimesh.spi.bus import DEFAULT_TIMEOUT, BusBackend, Delivery, Record, Start, StartAt, TopicConfig
@@ -194,9 +195,9 @@ class EventBus:
                 metadata = event.metadata
                 key = f"{metadata.source_pillar}:{metadata.source_agent}"
             else:
-                key = self._ordering_key(event)
-        elif len(key) > 1_024:
-            raise EventError(f"the ordering key has {len(key)} characters, at most 1,024 are allowed")
+                key = _check_key(self._ordering_key(event))
+        else:
+            key = _check_key(key)
         if self.schema_gate is not None:
             await self.schema_gate.check(event)
         metadata = event.metadata
@@ -249,11 +250,16 @@ class EventBus:
             if self.schema_gate is not None:
                 await self.schema_gate.check(event)
         if keys is not None:
-            records = [Record.of(event, own) for event, own in zip(events, keys, strict=True)]
+            if len(keys) != len(events):
+                raise EventError(f"{len(keys)} ordering keys for {len(events)} events: give one for each")
+            records = [Record.of(event, _check_key(own)) for event, own in zip(events, keys, strict=True)]
         elif key is not None:
+            key = _check_key(key)
             records = [Record.of(event, key) for event in events]
-        else:
+        elif rule is sender_key:
             records = [Record.of(event, rule(event)) for event in events]
+        else:
+            records = [Record.of(event, _check_key(rule(event))) for event in events]
         positions = await self.backend.append(
             topic,
             records,
@@ -448,6 +454,14 @@ class EventBus:
             raise BusClosedError("the bus is closed; make a new one")
         if not self._open:
             await self.open()
+
+
+def _check_key(key: str) -> str:
+    # A lone surrogate would break the backends that write the key.
+    if key.__class__ is str and len(key) <= MAX_FIELD and key.isascii():
+        return key
+    check_text("ordering key", key)
+    return str.__str__(key)
 
 
 def _check_event(event: object) -> None:

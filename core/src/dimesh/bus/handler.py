@@ -8,11 +8,13 @@ from typing import Any
 
 from dimesh.errors import ConfigurationError
 from dimesh.events.event import Event
-from dimesh.events.names import check_type
+from dimesh.events.metadata import check_text
+from dimesh.events.names import check_type, show
 from dimesh.events.types import EventPriority, EventType
 from dimesh.spi.bus import Filter
 
 Next = Callable[[Event], Awaitable[Any]]
+_PRIORITIES = tuple(priority.value for priority in EventPriority)
 Middleware = Callable[[Event, Next], Awaitable[Any]]
 """``async def middleware(event, call_next)``: may look, change what is passed on, time, skip or fail it."""
 
@@ -31,7 +33,8 @@ class EventHandler:
         name: for listings and dead letters; by default the function's own.
 
     Raises:
-        ConfigurationError: not callable, or an unknown priority or impossible type.
+        ConfigurationError: not callable, or an unknown priority.
+        EventError: a type or pillar that no event can have.
     """
 
     def __init__(
@@ -52,10 +55,15 @@ class EventHandler:
         self.handler_func = handler_func
         self.event_types = frozenset(check_type(str_value(t)) for t in _several(event_types))
         self.pillars = frozenset(_several(pillars))
-        try:
-            self.priorities = frozenset(EventPriority(p).value for p in _several(priority_filter))
-        except ValueError as error:
-            raise ConfigurationError(f"{error}; priorities are low, normal, high, critical") from error
+        for pillar in self.pillars:
+            check_text("pillar", pillar)
+        priorities = frozenset(_several(priority_filter))
+        for priority in priorities:
+            if priority not in _PRIORITIES:
+                raise ConfigurationError(
+                    f"{show(priority)} is not a priority; priorities are {', '.join(_PRIORITIES)}"
+                )
+        self.priorities = frozenset(EventPriority(priority).value for priority in priorities)
         self.batch_size = batch_size
         self.batch_wait = batch_wait
         self.name: str = name or getattr(handler_func, "__qualname__", "") or type(handler_func).__name__

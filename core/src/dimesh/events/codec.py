@@ -286,8 +286,14 @@ def _read(text: str | bytes) -> tuple[_JsonEvent, bytes]:
     try:
         found = _decode_raw_json(text)
     except _REFUSALS as error:
-        raise EventError(f"not an event: {error}") from error
+        raise EventError(f"not an event: {_short(error)}") from error
     return found, b"" if found.payload is UNSET else bytes(found.payload)
+
+
+def _short(error: Exception) -> str:
+    # msgspec repeats an unknown name in full, however long it is.
+    text = str(error)
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def _join_headers(text: dict[str, str], binary: dict[str, bytes]) -> Headers:

@@ -27,7 +27,10 @@ _MAX_SEEN: Final = 10_000
 
 def show(value: object, limit: int = 60) -> str:
     """``value`` for an error message: quoted, control characters escaped, cut to ``limit``."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except Exception:  # an integer of 5,000 digits, or an object whose own __repr__ fails
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from dimesh.errors import PayloadError
+from dimesh.events.names import show
 
 MAX_DEPTH: Final = 200
 """How deep arrays and objects may be nested. Python's own parser gives up near 1,000."""
@@ -138,7 +139,7 @@ def _check(value: Any, depth: int) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise PayloadError(
-                    f"an object key is {type(key).__name__} ({key!r:.60}); JSON keys are strings"
+                    f"an object key is {type(key).__name__} ({show(key)}); JSON keys are strings"
                 )
             if isinstance(item, (dict, list, tuple)):
                 _check(item, depth + 1)

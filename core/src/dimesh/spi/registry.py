@@ -1,7 +1,8 @@
 """What a schema store must do. Validation, compatibility and evolution are the engine's
 (:mod:`dimesh.registry`); a remote registry that decides compatibility itself says so.
 
-Calling rules: all methods from one event loop, calls may overlap and may be cancelled.
+Calling rules: all methods from one event loop, calls may overlap and may be cancelled. A subject's name is any text that
+is not empty (the engine has checked it).
 """
 
 from __future__ import annotations

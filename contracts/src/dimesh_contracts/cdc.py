@@ -1,0 +1,341 @@
+"""What every change source must satisfy. A third party brings the source, and hands to change its system with::
+
+    class TestMine(CDCSourceContract):
+        offers = {Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES}
+
+        @pytest.fixture
+        def system(self, tmp_path):
+            return MySystem(tmp_path)  # see System
+
+        @pytest.fixture
+        def new_source(self, system):
+            return lambda: MySource(system.url)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import pytest
+
+from dimesh.capabilities import Capability
+from dimesh.errors import SourceObjectError, SourcePositionLostError
+from dimesh.spi.cdc import Before, CDCSource, Change, Gap, Operation
+from dimesh_contracts.contract import Contract, Guarantee, proves
+
+NewSource = Callable[[], CDCSource]
+TIMEOUT = 20.0
+
+
+class System(Protocol):
+    """The system that is captured: a table of keys and values, as its application changes it."""
+
+    object: str
+    """What the source calls it."""
+
+    async def put(self, key: str, value: str) -> None:
+        """Insert the row or update it; committed when it returns."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Delete the row; committed when it returns."""
+        ...
+
+    def key(self, change: Change) -> str:
+        """The key of a changed row."""
+        ...
+
+    def value(self, row: Any) -> str:
+        """The value in a ``before`` or ``after``."""
+        ...
+
+
+class CDCGuarantee(Guarantee):
+    """Promises of a change source."""
+
+    STATED = "A source states exactly the capabilities that it has, and says what it can capture."
+    UNKNOWN_OBJECT = "An object that is not there, or not allowed, is an error that names it, and never an empty feed."
+    SNAPSHOT = "A snapshot has every row that exists throughout, also when it is resumed in the middle."
+    HAND_OVER = "A stream from a position taken before the snapshot misses nothing that the snapshot did not see."
+    COMPLETE = "A stream delivers every change, in order for each key, with its operation and the row."
+    RESUME = "From any position that it gave out, a stream goes on without a hole."
+    IDENTITY = "A change has the same identity whenever it is read, and no other change has it."
+    BEFORE = "An update or delete carries the row as it was, and says where that comes from."
+    DELETES = "Deleted rows are reported."
+    POSITION_LOST = "A position that the source does not know is an error, never a silent start somewhere else."
+    CANCELLATION = "A stream that is cancelled or closed while it waits loses nothing."
+
+
+G = CDCGuarantee
+
+
+class CDCSourceContract(Contract):
+    """Tests that any source passes."""
+
+    @pytest.fixture
+    def system(self) -> System:
+        """The system, empty."""
+        raise NotImplementedError("give your test class a 'system' fixture")
+
+    @pytest.fixture
+    def new_source(self, system: System) -> NewSource:
+        """Makes a source for it, not opened."""
+        raise NotImplementedError("give your test class a 'new_source' fixture")
+
+    @pytest.fixture
+    async def source(self, new_source: NewSource) -> AsyncIterator[CDCSource]:
+        """An open one."""
+        made = new_source()
+        await made.open()
+        yield made
+        await made.close()
+
+    @staticmethod
+    async def read(source: CDCSource, object: str, position: bytes, count: int) -> list[tuple[Change, bytes]]:
+        """The next ``count`` changes with the positions after their batches."""
+        found: list[tuple[Change, bytes]] = []
+        stream = source.stream(object, position)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                while len(found) < count:
+                    batch = await anext(stream)
+                    for item in batch.items:
+                        assert not isinstance(item, Gap), f"an unexpected gap: {item.cause}"
+                        found.append((item, batch.position))
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+        return found
+
+    @staticmethod
+    async def snapshot(source: CDCSource, object: str, resume: bytes | None = None) -> list[tuple[Change, bytes]]:
+        """All rows with the positions after their batches."""
+        found: list[tuple[Change, bytes]] = []
+        async with asyncio.timeout(TIMEOUT):
+            async for batch in source.snapshot(object, resume):
+                for item in batch.items:
+                    assert isinstance(item, Change)
+                    found.append((item, batch.position))
+        return found
+
+    @proves(G.STATED)
+    async def test_states_what_it_offers(self, source: CDCSource, system: System) -> None:
+        """Capabilities, system, and the object among those that ``check`` lists. Usually wrong: a check that only
+        connects.
+        """
+        self.check_offers(source.capabilities)
+        assert source.system
+        await system.put("k", "v")
+        result = await source.check()
+        assert result.ok, result.problems
+        assert result.objects.get(system.object) == ""
+
+    @proves(G.STATED)
+    async def test_closing_twice(self, new_source: NewSource) -> None:
+        """Usually wrong: an error from a client that is closed already."""
+        source = new_source()
+        await source.open()
+        await source.close()
+        await source.close()
+
+    @proves(G.UNKNOWN_OBJECT)
+    async def test_an_unknown_object(self, source: CDCSource) -> None:
+        """Usually wrong: a feed that waits for ever for something that cannot come."""
+        with pytest.raises(SourceObjectError, match="nobody_has_this"):
+            await source.position("nobody_has_this")
+        if Capability.SNAPSHOT in source.capabilities:
+            with pytest.raises(SourceObjectError, match="nobody_has_this"):
+                await self.snapshot(source, "nobody_has_this")
+
+    @proves(G.SNAPSHOT, Capability.SNAPSHOT)
+    async def test_a_snapshot_has_every_row(self, source: CDCSource, system: System) -> None:
+        """More rows than any page, once each, as SNAPSHOT. Usually wrong: the last page; ``>=`` for ``>``."""
+        rows = {f"k{n:05}": f"v{n}" for n in range(1_203)}
+        for key, value in rows.items():
+            await system.put(key, value)
+        found = [change for change, _ in await self.snapshot(source, system.object)]
+        assert {system.key(c): system.value(c.after) for c in found} == rows
+        assert len(found) == len(rows)
+        assert {c.operation for c in found} == {Operation.SNAPSHOT}
+        assert {c.object for c in found} == {system.object}
+        assert all(c.timestamp.tzinfo is not None for c in found)
+        assert len({c.identity for c in found}) == len(rows)
+
+    @proves(G.SNAPSHOT, Capability.SNAPSHOT)
+    async def test_a_snapshot_resumes_anywhere(self, source: CDCSource, system: System) -> None:
+        """From the position of each batch come exactly the rows after it. Usually wrong: a page number as position."""
+        for n in range(1_203):
+            await system.put(f"k{n:05}", "v")
+        whole = await self.snapshot(source, system.object)
+        keys = [system.key(change) for change, _ in whole]
+        for position in dict.fromkeys(position for _, position in whole):
+            last = max(n for n, (_, after) in enumerate(whole) if after == position)
+            rest = [system.key(change) for change, _ in await self.snapshot(source, system.object, position)]
+            assert rest == keys[last + 1 :]
+
+    @proves(G.SNAPSHOT, Capability.SNAPSHOT)
+    async def test_an_empty_snapshot_ends(self, source: CDCSource, system: System) -> None:
+        """Usually wrong: it waits for the first row."""
+        await system.put("k", "v")
+        await system.delete("k")
+        assert await self.snapshot(source, system.object) == []
+
+    @proves(G.HAND_OVER, Capability.SNAPSHOT, Capability.STREAM)
+    async def test_nothing_is_lost_between_snapshot_and_stream(self, source: CDCSource, system: System) -> None:
+        """Rows are written while the snapshot is read; snapshot and stream together give the table as it is. Usually wrong:
+        the position is taken after the snapshot, or at its first page.
+        """
+        expected = {f"k{n:04}": "old" for n in range(700)}
+        for key, value in expected.items():
+            await system.put(key, value)
+        position = await source.position(system.object)
+        written = 0
+        state: dict[str, str] = {}
+        async with asyncio.timeout(TIMEOUT):
+            async for batch in source.snapshot(system.object, None):
+                for item in batch.items:
+                    assert isinstance(item, Change)
+                    state[system.key(item)] = system.value(item.after)
+                for key in (f"k{n:04}" for n in range(written, 700, 97)):
+                    await system.put(key, f"new{written}")
+                    expected[key] = f"new{written}"
+                    written += 1
+                await system.put(f"z{written:04}", "later")
+                expected[f"z{written:04}"] = "later"
+                written += 1
+        for change, _ in await self.read(source, system.object, position, written):
+            state[system.key(change)] = system.value(change.after)
+        assert state == expected
+
+    @proves(G.COMPLETE, Capability.STREAM)
+    async def test_every_change_in_order(self, source: CDCSource, system: System) -> None:
+        """Inserts and updates of some keys, more than a page. Usually wrong: only the last state of a key that changed
+        twice between two polls.
+        """
+        await system.put("first", "v")
+        position = await source.position(system.object)
+        done: dict[str, list[tuple[Operation, str]]] = {}
+        for n in range(600):
+            key = f"k{n % 7}"
+            await system.put(key, f"v{n}")
+            operation = Operation.UPDATE if key in done else Operation.INSERT
+            done.setdefault(key, []).append((operation, f"v{n}"))
+        found: dict[str, list[tuple[Operation, str]]] = {}
+        for change, _ in await self.read(source, system.object, position, 600):
+            assert change.object == system.object
+            assert change.timestamp.tzinfo is not None
+            found.setdefault(system.key(change), []).append((change.operation, system.value(change.after)))
+        assert found == done
+
+    @proves(G.DELETES, Capability.STREAM, Capability.DELETES)
+    async def test_deletes_are_reported(self, source: CDCSource, system: System) -> None:
+        """And a row that comes back is an insert. Usually wrong: only what still exists is looked at."""
+        await system.put("k", "1")
+        position = await source.position(system.object)
+        await system.delete("k")
+        await system.put("k", "2")
+        changes = [c for c, _ in await self.read(source, system.object, position, 2)]
+        assert [(c.operation, system.key(c)) for c in changes] == [(Operation.DELETE, "k"), (Operation.INSERT, "k")]
+        assert changes[0].after is None
+
+    @proves(G.BEFORE, Capability.STREAM, Capability.BEFORE_IMAGE)
+    async def test_the_row_as_it_was(self, source: CDCSource, system: System) -> None:
+        """Usually wrong: the row as it is now in place of the row as it was; changed fields that did not change."""
+        await system.put("k", "1")
+        position = await source.position(system.object)
+        await system.put("k", "2")
+        if Capability.DELETES in source.capabilities:
+            await system.delete("k")
+        changes = [
+            c
+            for c, _ in await self.read(
+                source, system.object, position, 2 if Capability.DELETES in source.capabilities else 1
+            )
+        ]
+        assert system.value(changes[0].before) == "1"
+        assert system.value(changes[0].after) == "2"
+        assert changes[0].before_from is not Before.NONE
+        assert changes[0].before is not None
+        assert changes[0].after is not None
+        assert set(changes[0].changed_fields) == {
+            name for name, value in changes[0].after.items() if changes[0].before.get(name) != value
+        }
+        for change in changes[1:]:
+            assert system.value(change.before) == "2"
+
+    @proves(G.RESUME, Capability.STREAM)
+    async def test_a_stream_resumes_anywhere(self, source: CDCSource, new_source: NewSource, system: System) -> None:
+        """From the position of each batch, also by another instance. Usually wrong: a position that is good for the
+        connection only; one that stands before or behind its batch.
+        """
+        await system.put("first", "v")
+        start = await source.position(system.object)
+        position = start
+        read: list[str] = []
+        for n in range(12):
+            for m in range(n % 3 + 1):
+                await system.put(f"k{n}-{m}", "v")
+            other = new_source()
+            await other.open()
+            for change, after in await self.read(other, system.object, position, n % 3 + 1):
+                read.append(system.key(change))
+                position = after
+            await other.close()
+        assert read == [f"k{n}-{m}" for n in range(12) for m in range(n % 3 + 1)]
+        again = [system.key(c) for c, _ in await self.read(source, system.object, start, len(read))]
+        assert again == read
+
+    @proves(G.IDENTITY, Capability.STREAM)
+    async def test_identities_are_stable_and_unique(
+        self, source: CDCSource, new_source: NewSource, system: System
+    ) -> None:
+        """The event id is made of it, and repeats are recognised by it. Usually wrong: made of the time of reading; of key
+        and value, which may come again.
+        """
+        await system.put("k", "a")
+        position = await source.position(system.object)
+        for value in ("b", "a", "b", "a"):
+            await system.put("k", value)
+        first = [c.identity for c, _ in await self.read(source, system.object, position, 4)]
+        other = new_source()
+        await other.open()
+        assert [c.identity for c, _ in await self.read(other, system.object, position, 4)] == first
+        await other.close()
+        assert len(set(first)) == 4
+
+    @proves(G.POSITION_LOST, Capability.STREAM)
+    async def test_a_position_from_elsewhere(self, source: CDCSource, system: System) -> None:
+        """Usually wrong: it begins at the earliest or the latest, and says nothing."""
+        await system.put("k", "v")
+        stream = source.stream(system.object, b"\xff no position of ours")
+        with pytest.raises(SourcePositionLostError):
+            async with asyncio.timeout(TIMEOUT):
+                await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+
+    @proves(G.CANCELLATION, Capability.STREAM)
+    async def test_a_cancelled_stream_loses_nothing(self, source: CDCSource, system: System) -> None:
+        """It is gone on with from the last position that came out. Usually wrong: a position that moves when a page is
+        fetched.
+        """
+        await system.put("first", "v")
+        position = await source.position(system.object)
+        read: list[str] = []
+        for n in range(20):
+            stream = source.stream(system.object, position)
+            waiting = asyncio.ensure_future(anext(stream))
+            put = asyncio.create_task(system.put(f"k{n}", "v"))
+            for _ in range(n % 5):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            await put
+            if not waiting.cancelled() and waiting.exception() is None:
+                batch = waiting.result()
+                read += [system.key(c) for c in batch.items if isinstance(c, Change)]
+                position = batch.position
+            await stream.aclose()  # type: ignore[attr-defined]
+        if len(read) < 20:
+            read += [system.key(c) for c, _ in await self.read(source, system.object, position, 20 - len(read))]
+        assert read == [f"k{n}" for n in range(20)]
