@@ -123,7 +123,10 @@ hostile_text = (
 # -- events ----------------------------------------------------------------------------------------------
 
 _fair_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
-_ids = st.sampled_from(("1", "order-7", "0" * 32, "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")) | _fair_text
+_ids = (
+    st.sampled_from(("1", "order-7", "0" * 32, "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"))
+    | _fair_text
+)
 _header_names = st.sampled_from(
     ("ce-foreign", "traceparent", "dimesh-dlq-reason", "dimesh-dlq-raw-header", "dimesh-redrives", "x")
 ) | _fair_text.filter(bool)

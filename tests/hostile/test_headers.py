@@ -102,9 +102,7 @@ attribute_values = (
 )  # fmt: skip
 forged_headers = st.builds(
     lambda event, more, gone: {
-        name: value
-        for name, value in {**cloudevents.to_binary(event)[0], **more}.items()
-        if name not in gone
+        name: value for name, value in {**cloudevents.to_binary(event)[0], **more}.items() if name not in gone
     },
     some_events.filter(lambda event: not any(name.startswith("ce-") for name in event.headers)),
     st.dictionaries(
@@ -132,7 +130,9 @@ def test_a_binary_cloudevent_is_an_event_or_an_event_error(cases: int) -> None:
 def test_a_structured_cloudevent_is_an_event_or_an_event_error(cases: int) -> None:
     def check(body: bytes, batch: bool) -> None:
         try:
-            events = cloudevents.from_batch(b"[" + body + b"]") if batch else [cloudevents.from_structured(body)]
+            events = (
+                cloudevents.from_batch(b"[" + body + b"]") if batch else [cloudevents.from_structured(body)]
+            )
         except EventError as error:
             refused(error)
             return

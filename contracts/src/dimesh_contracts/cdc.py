@@ -1,15 +1,15 @@
 """What every change source must satisfy. A third party brings the source, and hands to change its system with::
 
-    class TestMine(CDCSourceContract):
-        offers = {Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES}
+class TestMine(CDCSourceContract):
+offers = {Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES}
 
-        @pytest.fixture
-        def system(self, tmp_path):
-            return MySystem(tmp_path)  # see System
+@pytest.fixture
+def system(self, tmp_path):
+return MySystem(tmp_path)  # see System
 
-        @pytest.fixture
-        def new_source(self, system):
-            return lambda: MySource(system.url)
+@pytest.fixture
+def new_source(self, system):
+return lambda: MySource(system.url)
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from dimesh.capabilities import Capability
 from dimesh.errors import SourceObjectError, SourcePositionLostError
 from dimesh.spi.cdc import Before, CDCSource, Change, Gap, Operation
 from dimesh_contracts.contract import Contract, Guarantee, proves
+from dimesh_contracts.waiting import deadline
 
 NewSource = Callable[[], CDCSource]
-TIMEOUT = 20.0
 
 
 class System(Protocol):
@@ -56,15 +56,21 @@ class CDCGuarantee(Guarantee):
     """Promises of a change source."""
 
     STATED = "A source states exactly the capabilities that it has, and says what it can capture."
-    UNKNOWN_OBJECT = "An object that is not there, or not allowed, is an error that names it, and never an empty feed."
+    UNKNOWN_OBJECT = (
+        "An object that is not there, or not allowed, is an error that names it, and never an empty feed."
+    )
     SNAPSHOT = "A snapshot has every row that exists throughout, also when it is resumed in the middle."
-    HAND_OVER = "A stream from a position taken before the snapshot misses nothing that the snapshot did not see."
+    HAND_OVER = (
+        "A stream from a position taken before the snapshot misses nothing that the snapshot did not see."
+    )
     COMPLETE = "A stream delivers every change, in order for each key, with its operation and the row."
     RESUME = "From any position that it gave out, a stream goes on without a hole."
     IDENTITY = "A change has the same identity whenever it is read, and no other change has it."
     BEFORE = "An update or delete carries the row as it was, and says where that comes from."
     DELETES = "Deleted rows are reported."
-    POSITION_LOST = "A position that the source does not know is an error, never a silent start somewhere else."
+    POSITION_LOST = (
+        "A position that the source does not know is an error, never a silent start somewhere else."
+    )
     CANCELLATION = "A stream that is cancelled or closed while it waits loses nothing."
 
 
@@ -98,7 +104,7 @@ class CDCSourceContract(Contract):
         found: list[tuple[Change, bytes]] = []
         stream = source.stream(object, position)
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with deadline():
                 while len(found) < count:
                     batch = await anext(stream)
                     for item in batch.items:
@@ -109,10 +115,12 @@ class CDCSourceContract(Contract):
         return found
 
     @staticmethod
-    async def snapshot(source: CDCSource, object: str, resume: bytes | None = None) -> list[tuple[Change, bytes]]:
+    async def snapshot(
+        source: CDCSource, object: str, resume: bytes | None = None
+    ) -> list[tuple[Change, bytes]]:
         """All rows with the positions after their batches."""
         found: list[tuple[Change, bytes]] = []
-        async with asyncio.timeout(TIMEOUT):
+        async with deadline():
             async for batch in source.snapshot(object, resume):
                 for item in batch.items:
                     assert isinstance(item, Change)
@@ -182,7 +190,9 @@ class CDCSourceContract(Contract):
         assert await self.snapshot(source, system.object) == []
 
     @proves(G.HAND_OVER, Capability.SNAPSHOT, Capability.STREAM)
-    async def test_nothing_is_lost_between_snapshot_and_stream(self, source: CDCSource, system: System) -> None:
+    async def test_nothing_is_lost_between_snapshot_and_stream(
+        self, source: CDCSource, system: System
+    ) -> None:
         """Rows are written while the snapshot is read; snapshot and stream together give the table as it is. Usually wrong:
         the position is taken after the snapshot, or at its first page.
         """
@@ -192,7 +202,7 @@ class CDCSourceContract(Contract):
         position = await source.position(system.object)
         written = 0
         state: dict[str, str] = {}
-        async with asyncio.timeout(TIMEOUT):
+        async with deadline():
             async for batch in source.snapshot(system.object, None):
                 for item in batch.items:
                     assert isinstance(item, Change)
@@ -236,7 +246,10 @@ class CDCSourceContract(Contract):
         await system.delete("k")
         await system.put("k", "2")
         changes = [c for c, _ in await self.read(source, system.object, position, 2)]
-        assert [(c.operation, system.key(c)) for c in changes] == [(Operation.DELETE, "k"), (Operation.INSERT, "k")]
+        assert [(c.operation, system.key(c)) for c in changes] == [
+            (Operation.DELETE, "k"),
+            (Operation.INSERT, "k"),
+        ]
         assert changes[0].after is None
 
     @proves(G.BEFORE, Capability.STREAM, Capability.BEFORE_IMAGE)
@@ -265,7 +278,9 @@ class CDCSourceContract(Contract):
             assert system.value(change.before) == "2"
 
     @proves(G.RESUME, Capability.STREAM)
-    async def test_a_stream_resumes_anywhere(self, source: CDCSource, new_source: NewSource, system: System) -> None:
+    async def test_a_stream_resumes_anywhere(
+        self, source: CDCSource, new_source: NewSource, system: System
+    ) -> None:
         """From the position of each batch, also by another instance. Usually wrong: a position that is good for the
         connection only; one that stands before or behind its batch.
         """
@@ -310,7 +325,7 @@ class CDCSourceContract(Contract):
         await system.put("k", "v")
         stream = source.stream(system.object, b"\xff no position of ours")
         with pytest.raises(SourcePositionLostError):
-            async with asyncio.timeout(TIMEOUT):
+            async with deadline():
                 await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
 
@@ -337,5 +352,7 @@ class CDCSourceContract(Contract):
                 position = batch.position
             await stream.aclose()  # type: ignore[attr-defined]
         if len(read) < 20:
-            read += [system.key(c) for c, _ in await self.read(source, system.object, position, 20 - len(read))]
+            read += [
+                system.key(c) for c, _ in await self.read(source, system.object, position, 20 - len(read))
+            ]
         assert read == [f"k{n}" for n in range(20)]

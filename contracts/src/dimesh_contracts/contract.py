@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 
 from dimesh.capabilities import Capability
+from dimesh_contracts.waiting import be_patient
 
 NOT_OFFERED = "not offered: "
 """How the reason of a skip begins that is none of the author's doing."""
@@ -65,6 +66,8 @@ class Contract:
     lost, and with it its tests, by accident."""
     family: ClassVar[str] = "log"
     """Of a bus: ``log`` or ``queue``."""
+    patience: ClassVar[float] = 20.0
+    """Seconds to wait for what must come; more for a slow broker."""
 
     @classmethod
     def kit(cls) -> type[Contract] | None:
@@ -85,6 +88,7 @@ class Contract:
         assert self.offers is not None, (
             f"{type(self).__name__} does not say what it offers: set 'offers' to the plugin's capabilities"
         )
+        be_patient(self.patience)
         wanted = getattr(request.function, "family", None)
         if wanted not in (None, self.family):
             pytest.skip(f"{NOT_OFFERED}it is a {self.family}")

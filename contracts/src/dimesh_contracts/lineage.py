@@ -1,11 +1,11 @@
 """What every lineage sink must satisfy::
 
-    class TestMine(LineageSinkContract):
-        offers = {Capability.READ_BACK, Capability.DURABLE}
+class TestMine(LineageSinkContract):
+offers = {Capability.READ_BACK, Capability.DURABLE}
 
-        @pytest.fixture
-        def new_sink(self, tmp_path):
-            return lambda: MySink(tmp_path)
+@pytest.fixture
+def new_sink(self, tmp_path):
+return lambda: MySink(tmp_path)
 """
 
 from __future__ import annotations

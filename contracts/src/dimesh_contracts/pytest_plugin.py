@@ -27,7 +27,9 @@ PROPERTY = "dimesh-contract"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--contract-report``."""
     group = parser.getgroup("dimesh-contracts")
-    group.addoption("--contract-report", metavar="FILE", help="write what the dimesh contract kits proved as JSON")
+    group.addoption(
+        "--contract-report", metavar="FILE", help="write what the dimesh contract kits proved as JSON"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

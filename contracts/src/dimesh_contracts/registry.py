@@ -1,11 +1,11 @@
 """What every schema store must satisfy::
 
-    class TestMine(RegistryStoreContract):
-        offers = {Capability.SOFT_DELETE, Capability.PERSISTENT}
+class TestMine(RegistryStoreContract):
+offers = {Capability.SOFT_DELETE, Capability.PERSISTENT}
 
-        @pytest.fixture
-        def new_store(self, tmp_path):
-            return lambda: MyStore(tmp_path)
+@pytest.fixture
+def new_store(self, tmp_path):
+return lambda: MyStore(tmp_path)
 """
 
 from __future__ import annotations
@@ -23,7 +23,19 @@ from dimesh_contracts.contract import Contract, Guarantee, proves
 
 NewStore = Callable[[], RegistryStore]
 FORMAT = "JSON_SCHEMA"
-ODD_NAMES = ("a.b-c_d", "UPPER", "upper", "with space", "ключ", "🙂", "a/b", "..", "x" * 200, "%41", "'quote\"")
+ODD_NAMES = (
+    "a.b-c_d",
+    "UPPER",
+    "upper",
+    "with space",
+    "ключ",
+    "🙂",
+    "a/b",
+    "..",
+    "x" * 200,
+    "%41",
+    "'quote\"",
+)
 
 
 class RegistryGuarantee(Guarantee):
@@ -31,7 +43,9 @@ class RegistryGuarantee(Guarantee):
 
     STATED = "A store states exactly the capabilities that it has."
     UNCHANGED = "A schema is given back byte for byte as it was registered, with its format and metadata."
-    VERSIONS = "Versions of a subject count 1, 2, 3 … and a number is never used again, not even after a delete."
+    VERSIONS = (
+        "Versions of a subject count 1, 2, 3 … and a number is never used again, not even after a delete."
+    )
     ONE_WINNER = "Of writers that add a version at the same time one wins; the others are told, and nothing of theirs is stored."
     IDS = "An id stands for one content in the whole store: the same content has the same id everywhere, another content another."
     SUBJECTS = "Subjects are separate: what is done to one, whatever its name, is not seen in another."
@@ -84,7 +98,11 @@ class RegistryStoreContract(Contract):
         for n, text in enumerate(('{"b": 1,\r\n  "a" : "ü🙂\\u0000"}', "{}", "x" * 300_000, " ", "")):
             before = datetime.now(UTC)
             made = await store.append(
-                f"s{n}", expected_latest=0, format=FORMAT, text=text, metadata={"owner": "ключ", "n": [1, None]}
+                f"s{n}",
+                expected_latest=0,
+                format=FORMAT,
+                text=text,
+                metadata={"owner": "ключ", "n": [1, None]},
             )
             (found,) = await store.versions(f"s{n}")
             assert found == made

@@ -5,21 +5,45 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_patience = 20.0
 
-async def eventually(true: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T:
+
+def be_patient(seconds: float) -> None:
+    """How long all waits last at most, from now on."""
+    global _patience
+    _patience = seconds
+
+
+def deadline(times: float = 1.0) -> asyncio.Timeout:
+    """A block that fails when the kit's patience is over."""
+    return asyncio.timeout(_patience * times)
+
+
+async def eventually(true: Callable[[], Awaitable[T]], times: float = 1.0) -> T:
     """The first true answer of ``true``.
 
     Raises:
-        TimeoutError: there was none within ``timeout`` seconds.
+        TimeoutError: there was none within ``times`` the kit's patience.
     """
-    async with asyncio.timeout(timeout):
+    async with deadline(times):
         while not (found := await true()):
             await asyncio.sleep(0.005)
         return found
+
+
+async def until(true: Callable[[], Any], times: float = 1.0) -> None:
+    """Return when ``true()`` is.
+
+    Raises:
+        TimeoutError: as above.
+    """
+    async with deadline(times):
+        while not true():
+            await asyncio.sleep(0.005)
 
 
 async def later_than(moment: datetime) -> None:

@@ -47,9 +47,7 @@ class Application:
 
 
 class TestOutbox(CDCSourceContract):
-    offers = frozenset(
-        {Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES, Capability.BEFORE_IMAGE}
-    )
+    offers = frozenset({Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES, Capability.BEFORE_IMAGE})
 
     @pytest.fixture
     def system(self, tmp_path: Path) -> Iterator[Application]:

@@ -17,7 +17,7 @@ from dimesh.spi.bus import Record
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
 from dimesh_contracts.bus.harness import BusHarness, NewBackend
 from dimesh_contracts.contract import proves
-from dimesh_contracts.waiting import eventually
+from dimesh_contracts.waiting import deadline, eventually, until
 
 FAST = SubscriptionOptions(retry=RetryPolicy(attempts=3, base=0.001))
 
@@ -37,7 +37,7 @@ async def dead_letters(bus: EventBus, topic: str, count: int = 1) -> list[Any]:
             return None
         return found if len(found) >= count else None
 
-    found = await eventually(enough, 20)
+    found = await eventually(enough)
     assert found is not None
     return found
 
@@ -60,9 +60,9 @@ class Engine(BusHarness):
 
         await bus.subscribe(topic, flaky, options=FAST)
         await bus.publish_many(topic, [event(1), event(2)])
-        await eventually(lambda: _true(len(calls) >= 6))
+        await until(lambda: len(calls) >= 6)
         assert [n for _, n in calls] == [1, 1, 1, 2, 2, 2]
-        assert len({id for id, _ in calls}) == 2
+        assert len({event_id for event_id, _ in calls}) == 2
         await bus.close()
 
     @proves(G.DEAD_LETTER, Capability.REPLAY)
@@ -78,18 +78,22 @@ class Engine(BusHarness):
                 raise ValueError("never")
             handled.append(e.payload)
 
-        await bus.subscribe(topic, handle, "g" if Capability.GROUPS in bus.capabilities else None, options=FAST)
+        await bus.subscribe(
+            topic, handle, "g" if Capability.GROUPS in bus.capabilities else None, options=FAST
+        )
         poison = event("poison")
         await bus.publish_many(topic, [event(1), poison, event(2)])
         (entry,) = await dead_letters(bus, topic)
         assert entry.event.data == poison.data
         assert entry.event.metadata == poison.metadata
         assert (entry.topic, entry.attempts, entry.reason) == (topic, 3, "ValueError: never")
-        await eventually(lambda: _true(handled == [1, 2]))
+        await until(lambda: handled == [1, 2])
         await bus.close()
 
     @proves(G.DEAD_LETTER, Capability.REPLAY)
-    async def test_bytes_that_are_no_event_become_dead_letters(self, new_backend: NewBackend, topic: str) -> None:
+    async def test_bytes_that_are_no_event_become_dead_letters(
+        self, new_backend: NewBackend, topic: str
+    ) -> None:
         """Both byte strings are kept. Usually wrong: the stream ends with an error, or the record is skipped."""
         bus = EventBus(new_backend())
         await bus.open()
@@ -99,10 +103,10 @@ class Engine(BusHarness):
         await bus.backend.append(topic, [Record.stored(h, p, "P:a", "t", "p", "normal") for h, p in raw])
         await bus.publish(topic, event("good"))
         entries = await dead_letters(bus, topic, 3)
-        assert [(e.event.event_type, e.event.headers["dimesh-dlq-raw-header"], e.event.data) for e in entries] == [
-            (UNDECODABLE, header, payload) for header, payload in raw
-        ]
-        await eventually(lambda: _true(handled == ["good"]))
+        assert [
+            (e.event.event_type, e.event.headers["dimesh-dlq-raw-header"], e.event.data) for e in entries
+        ] == [(UNDECODABLE, header, payload) for header, payload in raw]
+        await until(lambda: handled == ["good"])
         await bus.close()
 
     @proves(G.HANDLED_BEFORE_COMMIT, Capability.GROUPS)
@@ -124,7 +128,7 @@ class Engine(BusHarness):
 
         await bus.subscribe(topic, handle, "g")
         receipts = [await bus.publish(topic, event(n, f"agent-{n}")) for n in range(10)]
-        await eventually(lambda: _true(len(handled) == 9))
+        await until(lambda: len(handled) == 9)
         await asyncio.sleep(bus.backend.commit_interval * 2)
         if self.family == "log":
             held = receipts[3].position
@@ -153,7 +157,7 @@ class Engine(BusHarness):
 
         await bus.subscribe(topic, hang, "g")
         await bus.publish(topic, event("held"))
-        async with asyncio.timeout(20):
+        async with deadline():
             await began.wait()
         found: list[Any] = []
         if Capability.DURABLE in backend.capabilities:
@@ -163,7 +167,7 @@ class Engine(BusHarness):
             bus._drain_timeout = 0.01
             await bus.unsubscribe("g")
         await bus.subscribe(topic, lambda e: found.append(e.payload), "g")
-        await eventually(lambda: _true(found == ["held"]), 30)
+        await until(lambda: found == ["held"])
         await bus.close()
 
     @proves(G.DRAIN, Capability.GROUPS)
@@ -181,15 +185,16 @@ class Engine(BusHarness):
 
         await bus.subscribe(topic, slow, "g")
         await bus.publish_many(topic, [event(n, f"agent-{n}") for n in range(30)])
-        await eventually(lambda: _true(bool(handled)))
+        await until(lambda: bool(handled))
         if Capability.DURABLE in backend.capabilities:
             await bus.close()
             bus = EventBus(new_backend())
         else:
             await bus.unsubscribe("g")
         await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
-        await bus.idle()
-        await eventually(lambda: _true(len(handled) >= 30))
+        async with deadline(2):
+            await bus.idle()
+        await until(lambda: len(handled) >= 30)
         assert sorted(handled) == list(range(30))
         await bus.close()
 
@@ -220,11 +225,12 @@ class Engine(BusHarness):
                 taken.append(n)
             except BackpressureError:
                 break
-        await eventually(lambda: _true(running > 0))
+        await until(lambda: running > 0)
         assert bus.subscription(next(iter(bus.stats()))).in_flight <= 5
         gate.set()
-        await bus.idle()
-        await eventually(lambda: _true(len(handled) == len(taken)))
+        async with deadline(2):
+            await bus.idle()
+        await until(lambda: len(handled) == len(taken))
         assert sorted(handled) == taken
         assert most <= 3
         await bus.close()
@@ -246,17 +252,16 @@ class Engine(BusHarness):
                 raise ValueError("again")
             done.setdefault(key, []).append(number)
 
-        await bus.subscribe(topic, flaky, options=SubscriptionOptions(retry=RetryPolicy(attempts=4, base=0.001)))
+        await bus.subscribe(
+            topic, flaky, options=SubscriptionOptions(retry=RetryPolicy(attempts=4, base=0.001))
+        )
         for number in range(20):
             await bus.publish_many(topic, [event([key, number], f"agent-{key}") for key in range(4)])
-        await bus.idle()
-        await eventually(lambda: _true(sum(map(len, done.values())) == 80))
+        async with deadline(2):
+            await bus.idle()
+        await until(lambda: sum(map(len, done.values())) == 80)
         assert done == {key: list(range(20)) for key in range(4)}
         await bus.close()
-
-
-async def _true(value: bool) -> bool:
-    return value
 
 
 async def _none(count: Any) -> bool:

@@ -13,7 +13,7 @@ from dimesh.spi.bus import Attempts, Batch, BusBackend, Filter, StartAt, TopicCo
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
 from dimesh_contracts.bus.harness import BusHarness, Reader, payloads, record
 from dimesh_contracts.contract import proves
-from dimesh_contracts.waiting import eventually
+from dimesh_contracts.waiting import deadline, eventually
 
 
 class Groups(BusHarness):
@@ -47,7 +47,9 @@ class Groups(BusHarness):
             await reader.close()
 
     @proves(G.COMMIT, Capability.GROUPS)
-    async def test_a_group_gets_what_came_while_nobody_was_there(self, backend: BusBackend, topic: str) -> None:
+    async def test_a_group_gets_what_came_while_nobody_was_there(
+        self, backend: BusBackend, topic: str
+    ) -> None:
         """A group exists from its first subscription on. Usually wrong: LATEST applied to a group that has a position."""
         await (await self.open_reader(backend, topic, "g")).close()
         await backend.append(topic, [record("meanwhile")])
@@ -109,7 +111,9 @@ class Groups(BusHarness):
         await again.close()
 
     @proves(G.COMMIT, Capability.GROUPS, family="log")
-    async def test_a_commit_covers_what_is_below_it_and_no_more(self, backend: BusBackend, topic: str) -> None:
+    async def test_a_commit_covers_what_is_below_it_and_no_more(
+        self, backend: BusBackend, topic: str
+    ) -> None:
         """The offset is that of the next record to be handled. Usually wrong: taken for the last one handled, which skips
         a record, or repeats one.
         """
@@ -138,7 +142,9 @@ class Groups(BusHarness):
         await reader.close()
 
     @proves(G.FILTER, Capability.GROUPS, Capability.FILTER_PUSHDOWN)
-    async def test_what_is_filtered_out_does_not_hold_up_a_group(self, backend: BusBackend, topic: str) -> None:
+    async def test_what_is_filtered_out_does_not_hold_up_a_group(
+        self, backend: BusBackend, topic: str
+    ) -> None:
         """The position passes what the filter left out: else a group that wants nothing of what comes would lag for
         ever. Usually wrong: ``next_offset`` of the last record delivered.
         """
@@ -181,9 +187,9 @@ class Groups(BusHarness):
             owned = (set(one.listener.owned), set(two.listener.owned))
             return owned[0] | owned[1] == {0, 1, 2, 3} and not owned[0] & owned[1] and all(owned)
 
-        await eventually(shared, 30)
+        await eventually(shared, 2)
         await backend.append(topic, [record(n, f"key-{n}") for n in range(200)])
-        await eventually(lambda: _at_least(one, two, 200), 30)
+        await eventually(lambda: _at_least(one, two, 200), 2)
         assert sorted(payloads(one.got + two.got)) == list(range(200))
         assert one.got
         assert two.got
@@ -195,16 +201,18 @@ class Groups(BusHarness):
         async def taken_over() -> bool:
             return set(two.listener.owned) == {0, 1, 2, 3}
 
-        await eventually(taken_over, 30)
+        await eventually(taken_over, 2)
         await backend.append(topic, [record(n, f"key-{n}") for n in range(200, 300)])
-        await eventually(lambda: _at_least(one, two, 300), 30)
+        await eventually(lambda: _at_least(one, two, 300), 2)
         assert sorted(payloads(one.got + two.got)) == list(range(300))
         pumps[1].cancel()
         await asyncio.wait({pumps[1]})
         await two.close()
 
     @proves(G.GROUP_SHARING, Capability.GROUPS, Capability.TOPIC_ADMIN, Capability.KEY_ORDER, family="log")
-    async def test_keys_keep_their_order_while_members_come_and_go(self, backend: BusBackend, topic: str) -> None:
+    async def test_keys_keep_their_order_while_members_come_and_go(
+        self, backend: BusBackend, topic: str
+    ) -> None:
         """First deliveries of each key are in order and complete, although its partition changes hands. Usually wrong: the
         new owner begins before the old one has committed, or after records that nobody had.
         """
@@ -252,7 +260,7 @@ class Groups(BusHarness):
             return len(seen) == 300
 
         try:
-            await eventually(complete, 60)
+            await eventually(complete, 3)
         finally:
             stopped.set()
             await asyncio.gather(*steady, return_exceptions=True)
@@ -313,7 +321,7 @@ class Groups(BusHarness):
 
 async def first_batch(reader: Reader) -> Batch:
     """The first batch that delivers anything."""
-    async with asyncio.timeout(20):
+    async with deadline():
         while True:
             for batch in await reader.stream.receive(10):
                 if batch.deliveries:

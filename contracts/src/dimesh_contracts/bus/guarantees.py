@@ -23,21 +23,35 @@ class BusGuarantee(Guarantee):
     REPLAY = "Records can be read again from the earliest, and from any position."
     START_BY_TIME = "A subscription at a time begins with the first record taken at or after it."
     FILTER = "A filter leaves out what it does not want, and only that; what it leaves out does not hold up the group."
-    COMMIT = "What was committed does not come again to the group, what was not does; a commit never goes back."
-    AT_LEAST_ONCE = "What a member received and did not commit comes again to the group, whatever became of the member."
-    GROUP_SHARING = "Members of a group share the partitions, each partition has one owner, and what one leaves another takes over."
-    ATTEMPTS = "The count of failed attempts belongs to the group, and survives what the backend lets survive."
+    COMMIT = (
+        "What was committed does not come again to the group, what was not does; a commit never goes back."
+    )
+    AT_LEAST_ONCE = (
+        "What a member received and did not commit comes again to the group, whatever became of the member."
+    )
+    GROUP_SHARING = (
+        "Members of a group share the partitions: each has one owner, and what one leaves another takes over."
+    )
+    ATTEMPTS = (
+        "The count of failed attempts belongs to the group, and survives what the backend lets survive."
+    )
     SEEK = "A group without members can be moved to any position; one with members cannot."
     LAG = "A group's lag is the number of records that it has not committed."
     DELAYED = "A delayed record comes when it is due, not before, and not never."
     STATE = "A caller's state is stored together with its records."
-    DURABLE = "What was acknowledged is there for another instance over the same storage, with positions and order."
+    DURABLE = (
+        "What was acknowledged is there for another instance over the same storage, with positions and order."
+    )
     PROCESSES = "Several instances and processes publish to and consume from the same topics at once."
     RETENTION = "Retention removes the oldest and only as configured; a reader that it overtakes is told."
     ADMIN = "Topics are made, listed, changed and removed; what was removed does not come back."
     REDELIVERY = "A handler that fails is called again with the same event, until it succeeds or the attempts are used up."
-    DEAD_LETTER = "What cannot be handled becomes a dead letter that holds the original bytes, and holds up nobody."
+    DEAD_LETTER = (
+        "What cannot be handled becomes a dead letter that holds the original bytes, and holds up nobody."
+    )
     HANDLED_BEFORE_COMMIT = "The committed position never passes an event that is not handled."
     DRAIN = "Closing waits for handlers, commits what they did, and leaves the rest to come again."
-    BACK_PRESSURE = "A slow consumer bounds what is held for it: a publisher waits or is refused, and nothing is dropped."
+    BACK_PRESSURE = (
+        "A slow consumer bounds what is held for it: a publisher waits or is refused, and nothing is dropped."
+    )
     AS_THE_REFERENCE = "Whatever is done to it, the bus shows its users what the reference does."

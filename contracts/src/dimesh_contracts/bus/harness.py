@@ -12,6 +12,7 @@ import pytest
 from dimesh.events import Event, EventMetadata
 from dimesh.spi.bus import BusBackend, Delivery, Record, Start, StartAt, Stream, Subscribe
 from dimesh_contracts.contract import Contract
+from dimesh_contracts.waiting import deadline
 
 NewBackend = Callable[..., BusBackend]
 """Makes a backend, not opened."""
@@ -77,10 +78,10 @@ class Reader:
         self._unacknowledged: list[Delivery] = []
         listener.stream = stream
 
-    async def take(self, count: int, limit: int = 1_000, timeout: float = 20.0) -> list[Delivery]:
+    async def take(self, count: int, limit: int = 1_000, times: float = 1.0) -> list[Delivery]:
         """Receive until there are ``count`` more deliveries, and no more than these."""
         found: list[Delivery] = []
-        async with asyncio.timeout(timeout):
+        async with deadline(times):
             while len(found) < count:
                 batches = await self.stream.receive(min(limit, count - len(found)))
                 assert batches, f"the stream ended after {len(found)} of {count} deliveries"

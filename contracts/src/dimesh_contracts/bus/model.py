@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from dimesh import EventBusFactory, StartAt
 from dimesh.bus.engine import EventBus
@@ -22,6 +28,7 @@ from dimesh.events import Event
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
 from dimesh_contracts.bus.harness import BusHarness, NewBackend
 from dimesh_contracts.contract import proves
+from dimesh_contracts.waiting import deadline
 
 T = TypeVar("T")
 GROUPS = ("one", "two")
@@ -108,7 +115,7 @@ class Comparison(RuleBasedStateMachine):
         return self._runner.run(work)
 
     async def _both(self, step: Callable[[Side], Awaitable[Any]]) -> tuple[Any, Any]:
-        async with asyncio.timeout(60):
+        async with deadline(3):
             return await step(self._subject), await step(self._reference)
 
     def _do(self, step: Callable[[Side], Awaitable[Any]]) -> tuple[Any, Any]:
@@ -184,7 +191,7 @@ class AgainstTheReference(BusHarness):
         steps that hypothesis prints are the shortest it found.
         """
         run_state_machine_as_test(
-            lambda: Comparison(new_backend),
+            cast(Any, lambda: Comparison(new_backend)),  # any callable that makes a machine will do
             settings=settings(
                 max_examples=25,
                 stateful_step_count=20,

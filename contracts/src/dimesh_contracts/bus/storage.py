@@ -18,7 +18,7 @@ from dimesh_contracts.bus.groups import first_batch
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
 from dimesh_contracts.bus.harness import BusHarness, NewBackend, payloads, record
 from dimesh_contracts.contract import proves
-from dimesh_contracts.waiting import eventually
+from dimesh_contracts.waiting import deadline, eventually
 
 
 class Storage(BusHarness):
@@ -51,7 +51,11 @@ class Storage(BusHarness):
         assert headers == {r.event.payload: r.header for r in sent}
         positions = await second.append(topic, [record("new", f"k{n % 3}") for n in range(3)])
         assert not set(positions) & set(before)
-        highest = {p.partition: max(q.offset for q in before if q and q.partition == p.partition) for p in before if p}
+        highest = {
+            p.partition: max(q.offset for q in before if q and q.partition == p.partition)
+            for p in before
+            if p
+        }
         for position in positions:
             assert position is not None
             assert position.offset > highest.get(position.partition, -1)
@@ -145,14 +149,14 @@ class Storage(BusHarness):
         try:
             for n in range(100):
                 await backend.append(topic, [record(n, f"k{n}")])
-            got = await reader.take(200, timeout=60)
+            got = await reader.take(200, times=3)
             assert sorted(payloads(got)) == sorted([*range(100), *range(1_000, 1_100)])
             handled_there: list[int] = []
 
             async def all_handled() -> bool:
                 return sum(g.lag for g in await backend.groups() if g.topic == topic and g.group == "g") == 0
 
-            await eventually(all_handled, 60)
+            await eventually(all_handled, 3)
             assert child.stdout is not None
             child.terminate()
             handled_there = [int(line) for line in (await child.stdout.read()).split()]
@@ -211,7 +215,7 @@ class Storage(BusHarness):
             (info,) = [t for t in await backend.topics() if t.name == topic]
             return info.records == 10
 
-        await eventually(removed, 20)
+        await eventually(removed)
         reader = await self.open_reader(backend, topic, start={first.partition: first.offset})
         with pytest.raises(PositionLostError):
             await reader.take(1)
@@ -235,7 +239,7 @@ class Storage(BusHarness):
             found = {t.name: t.records for t in await backend.topics()}
             return (found[topic], found[f"{topic}.kept"]) == (5, 50)
 
-        await eventually(counts, 20)
+        await eventually(counts)
 
     @proves(G.ADMIN, Capability.TOPIC_ADMIN)
     async def test_topics_are_made_listed_and_removed(self, backend: BusBackend, topic: str) -> None:
@@ -246,7 +250,7 @@ class Storage(BusHarness):
         assert topic in [t.name for t in await backend.topics()]
         reader = await self.open_reader(backend, topic)
         await backend.delete_topic(topic)
-        async with asyncio.timeout(20):
+        async with deadline():
             assert list(await reader.stream.receive(1)) == []
         assert topic not in [t.name for t in await backend.topics()]
         with pytest.raises(TopicNotFoundError):

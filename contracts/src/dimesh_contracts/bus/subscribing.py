@@ -14,7 +14,7 @@ from dimesh.spi.bus import BusBackend, Filter, StartAt
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
 from dimesh_contracts.bus.harness import BusHarness, NewBackend, payloads, record
 from dimesh_contracts.contract import proves
-from dimesh_contracts.waiting import eventually, later_than
+from dimesh_contracts.waiting import deadline, eventually, later_than
 
 
 class Subscribing(BusHarness):
@@ -42,7 +42,15 @@ class Subscribing(BusHarness):
     @proves(G.INDEPENDENT)
     async def test_topics_do_not_mix(self, backend: BusBackend, topic: str) -> None:
         """Names that are alike are different topics. Usually wrong: a prefix match, names folded to one case."""
-        names = [topic, f"{topic}.x", f"{topic}-x", f"{topic}_x", topic.upper(), f"{topic}.x.y", "t" + "9" * 248]
+        names = [
+            topic,
+            f"{topic}.x",
+            f"{topic}-x",
+            f"{topic}_x",
+            topic.upper(),
+            f"{topic}.x.y",
+            "t" + "9" * 248,
+        ]
         readers = [await self.open_reader(backend, name) for name in names]
         for n, name in enumerate(names):
             await backend.append(name, [record(n)])
@@ -57,7 +65,7 @@ class Subscribing(BusHarness):
         reader = await self.open_reader(backend, topic)
         await backend.append(topic, [record(n, f"k{n}") for n in range(50)])
         found: list[Any] = []
-        async with asyncio.timeout(20):
+        async with deadline():
             while len(found) < 50:
                 got = [d for batch in await reader.stream.receive(7) for d in batch.deliveries]
                 assert len(got) <= 7
@@ -93,7 +101,7 @@ class Subscribing(BusHarness):
         await asyncio.sleep(0)
         await reader.close()
         await reader.close()
-        async with asyncio.timeout(5):
+        async with deadline():
             assert list(await waiting) == []
             assert list(await reader.stream.receive(1)) == []
 
@@ -107,7 +115,7 @@ class Subscribing(BusHarness):
         await reader.take(1, limit=1)
         await reader.close()
         await backend.append(topic, [record("later")])
-        async with asyncio.timeout(5):
+        async with deadline():
             assert [d for batch in await reader.stream.receive(10) for d in batch.deliveries] == []
 
     @proves(G.INDEPENDENT)
@@ -244,5 +252,5 @@ class Subscribing(BusHarness):
         await reader.close()
         await made.close()
         await made.close()
-        async with asyncio.timeout(5):
+        async with deadline():
             assert list(await waiting) == []
