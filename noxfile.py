@@ -114,6 +114,13 @@ def lowest_direct(session: nox.Session) -> None:
 
 
 @nox.session(python=MAIN)
+def mutants(session: nox.Session) -> None:
+    """Broken plugins, each of which its contract kit must fail."""
+    editable(session, *MEMBERS)
+    session.run("python", "contracts/tests/mutants/run.py", *session.posargs)
+
+
+@nox.session(python=MAIN)
 def bench(session: nox.Session) -> None:
     """Benchmarks, as ratios to floors of the same run; JSON goes to bench-results/."""
     editable(session, *MEMBERS, groups=("bench",))

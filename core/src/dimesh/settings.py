@@ -31,6 +31,8 @@ FILE_NAME: Final = "dimesh.toml"
 MASK: Final = "********"
 PREFIX: Final = "DIMESH_"
 CONFIG_VARIABLE: Final = "DIMESH_CONFIG"
+MAX_PROBLEMS: Final = 20
+"""Most that one message lists."""
 
 _SECRET = re.compile(
     r"secret|token|passw|passphrase|pwd|keys?$|private|credential|assertion|auth|bearer|cookie|jwt|dsn|signature"
@@ -322,7 +324,9 @@ def _variable(key: str) -> str:
 
 def _explain(error: ValidationError, layers: _Layers, file: Path | None, text: str) -> str:
     lines = []
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    # Each one's line is looked for in the whole text: with 50,000 of them nobody would see the end.
+    for problem in problems[:MAX_PROBLEMS]:
         location = [str(part) for part in problem["loc"]]
         key = ".".join(location)[:200]
         origin = _origin(key, layers, {})
@@ -340,6 +344,8 @@ def _explain(error: ValidationError, layers: _Layers, file: Path | None, text: s
             lines.append(f"{where}unknown setting {key!r}; {hint}")
         else:
             lines.append(f"{where}{key}: {problem['msg']}")
+    if len(problems) > MAX_PROBLEMS:
+        lines.append(f"and {len(problems) - MAX_PROBLEMS} more")
     return "\n".join(lines)
 
 

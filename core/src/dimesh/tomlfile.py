@@ -105,8 +105,9 @@ def resolved(value: Any, key: str, references: dict[str, list[str]], where: str)
             if name is None:
                 return "${"
             if not _NAME.fullmatch(name) or not match[0].endswith("}"):
+                # Not what stands there: it may be half of a password.
                 raise ConfigurationError(
-                    f"{where}{at}: {match[0]!r:.60} is not of the form ${{NAME}}; a plain '${{' is written '$${{'"
+                    f"{where}{at}: what follows '${{' is not of the form ${{NAME}}; a plain '${{' is written '$${{'"
                 )
             if name not in os.environ:
                 raise ConfigurationError(

@@ -319,6 +319,24 @@ def test_all_that_is_wrong_is_said_at_once(write: Write) -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
+@pytest.mark.timeout(20)
+def test_a_file_with_very_many_mistakes_is_refused_soon_and_briefly(write: Write) -> None:
+    write("\n".join(f"a{n} = 1" for n in range(60_000)))
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert len(str(caught.value).splitlines()) == 21
+    assert str(caught.value).endswith("and 59980 more")
+
+
+@pytest.mark.parametrize("value", ["${hunter2", "a${b-hunter2}", "${}hunter2"])
+def test_a_malformed_reference_is_not_repeated(write: Write, value: str) -> None:
+    write(f"[bus.options]\npassword = '{value}'")
+    with pytest.raises(ConfigurationError, match="is not of the form") as caught:
+        load_settings()
+    assert "bus.options.password" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_what_is_no_text_file(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match=r"not UTF-8 \(byte 0\)"):

@@ -230,14 +230,15 @@ class Storage(BusHarness):
     @proves(G.RETENTION, Capability.RETENTION, Capability.REPLAY, Capability.TOPIC_ADMIN)
     async def test_nothing_goes_that_retention_does_not_name(self, backend: BusBackend, topic: str) -> None:
         """Other topics keep everything. Usually wrong: a limit applied to the whole store."""
-        await backend.create_topic(topic, TopicConfig(partitions=1, retention_records=5))
-        await backend.create_topic(f"{topic}.kept", TopicConfig(partitions=1, retention_records=1_000))
-        for name in (topic, f"{topic}.kept"):
+        names = (f"{topic}.before", topic, f"{topic}.after")
+        for name, records in zip(names, (1_000, 5, 1_000), strict=True):
+            await backend.create_topic(name, TopicConfig(partitions=1, retention_records=records))
+        for name in names:
             await backend.append(name, [record(n) for n in range(50)])
 
         async def counts() -> bool:
             found = {t.name: t.records for t in await backend.topics()}
-            return (found[topic], found[f"{topic}.kept"]) == (5, 50)
+            return [found[name] for name in names] == [50, 5, 50]
 
         await eventually(counts)
 

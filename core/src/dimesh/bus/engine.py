@@ -244,6 +244,8 @@ class EventBus:
         check_topic(topic)
         if not events and not state:
             return []
+        for name in state or ():
+            check_text("state key", name)
         rule = self._ordering_key
         for event in events:
             _check_event(event)

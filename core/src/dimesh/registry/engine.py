@@ -122,8 +122,8 @@ class SchemaRegistry:
             result = await self._decide(subject, document, text, format, live)
             if not result:
                 raise IncompatibleSchemaError(
-                    f"the schema may not follow version {live[-1].version} of {subject!r}: "
-                    + "; ".join(result.reasons[:5]),
+                    f"the schema may not follow version {live[-1].version} of {show(subject)}: "
+                    + "; ".join(map(_short, result.reasons[:5])),
                     result.reasons,
                 )
             everything = await self.store.versions(subject, deleted=True)
@@ -140,7 +140,7 @@ class SchemaRegistry:
             if self._on_registered is not None:
                 self._on_registered(stored)
             return stored.version
-        raise VersionConflictError(f"subject {subject!r} is registered to all the time by others; try again")
+        raise VersionConflictError(f"subject {show(subject)} is registered to all the time by others; try again")
 
     async def check_compatibility(
         self,
@@ -190,6 +190,8 @@ class SchemaRegistry:
     async def get_compatibility(self, subject: str | None = None) -> CompatibilityMode:
         """The mode of a subject (its own, else the global one, else BACKWARD)."""
         await self._ready()
+        if subject is not None:
+            _check_subject(subject)
         for key in (subject, None) if subject is not None else (None,):
             value = (await self.store.get_config(key)).get(CONFIG_KEY)
             if value is not None:
@@ -225,7 +227,7 @@ class SchemaRegistry:
 
     async def _stored(self, subject: str, version: int | None) -> StoredSchema:
         await self._ready()
-        live = await self.store.versions(subject)
+        live = await self.store.versions(subject) if _can_be_asked(subject) else ()
         if not live:
             raise SubjectNotFoundError(f"no subject is named {show(subject)}; register a schema for it first")
         if version is None:
@@ -234,7 +236,7 @@ class SchemaRegistry:
             if stored.version == version:
                 return stored
         have = ", ".join(str(stored.version) for stored in live)
-        raise SubjectNotFoundError(f"subject {subject!r} has no version {version}; it has {have}")
+        raise SubjectNotFoundError(f"subject {show(subject)} has no version {version}; it has {have}")
 
     async def get_subject(self, subject: str) -> SchemaSubject:
         """A subject with all its versions.
@@ -257,6 +259,8 @@ class SchemaRegistry:
         what was removed before goes for good. False if there was nothing.
         """
         await self._ready()
+        if not _can_be_asked(subject):
+            return False
         return bool(await self.store.delete(subject, permanent=permanent))
 
     async def deprecate(
@@ -313,6 +317,19 @@ class SchemaRegistry:
     async def _ready(self) -> None:
         if not self._open:
             await self.open()
+
+
+def _can_be_asked(subject: str) -> bool:
+    # A string with a lone surrogate cannot even be looked up.
+    try:
+        _check_subject(subject)
+    except SchemaError:
+        return False
+    return True
+
+
+def _short(reason: str) -> str:
+    return reason if len(reason) <= 250 else f"{reason[:250]}…"
 
 
 def _check_subject(subject: str) -> None:

@@ -28,6 +28,7 @@ from dimesh.errors import (
     NotOfferedError,
     TopicNotFoundError,
 )
+from dimesh.events.names import show
 from dimesh.spi.bus import (
     DEFAULT_TIMEOUT,
     Delivery,
@@ -335,5 +336,5 @@ class MemoryBackend:
     def _find(self, name: str) -> Topic:
         topic = self._topics.get(name)
         if topic is None:
-            raise TopicNotFoundError(f"no topic is named {name!r}; 'dimesh topics' lists them")
+            raise TopicNotFoundError(f"no topic is named {show(name)}; 'dimesh topics' lists them")
         return topic

@@ -195,7 +195,8 @@ class Topic:
         offsets = {log.partition: log.earliest for log in self.logs}
         for partition, offset in start.items():
             if partition in offsets:
-                offsets[partition] = offset
+                # Never beyond the end: what comes next would be passed over in silence.
+                offsets[partition] = min(max(offset, 0), self.logs[partition].next_offset)
         return offsets
 
     def trim(self, log: Log) -> None:

@@ -421,7 +421,11 @@ class SqliteBackend:
         def work(connection: sqlite3.Connection) -> list[Delivery]:
             found = read_topic(connection, topic)
             offsets = (
-                {p: max(o, found.first_offset) for p, o in start.items() if 0 <= p < found.partitions}
+                {
+                    p: min(max(o, found.first_offset), found.next_offset)
+                    for p, o in start.items()
+                    if 0 <= p < found.partitions
+                }
                 if isinstance(start, Mapping)
                 else read_start(connection, found, start)
             )

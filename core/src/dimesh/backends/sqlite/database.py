@@ -157,8 +157,16 @@ def reader_connection(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def explain(error: sqlite3.Error, path: Path) -> StorageError:
+UNWRITABLE: Final = (ValueError, TypeError, OverflowError, MemoryError)
+"""What Python's side of SQLite raises for a value that cannot be stored or asked for, such as a string with a lone
+surrogate. The thread that it happens in must outlive it.
+"""
+
+
+def explain(error: Exception, path: Path) -> StorageError:
     """What an error of SQLite means for the user."""
+    if isinstance(error, UNWRITABLE):
+        return StorageError(f"{path}: a value cannot be stored or looked up ({error}); nothing was written")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     text = str(error)
     if code == sqlite3.SQLITE_FULL:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from zlib import crc32
 
-from dimesh.backends.sqlite.database import OFFSET_MASK, explain, reader_connection
+from dimesh.backends.sqlite.database import OFFSET_MASK, UNWRITABLE, explain, reader_connection
 from dimesh.backends.sqlite.tables import Topic
-from dimesh.errors import StorageError
+from dimesh.errors import DimeshError, StorageError
 from dimesh.spi.bus import Attempts, Delivery, Filter, Record
 
 T = TypeVar("T")
@@ -54,7 +54,9 @@ class Readers:
                 return work(connection)
             finally:
                 self._idle.put(connection)
-        except sqlite3.Error as error:
+        except DimeshError:  # some are a ValueError, too
+            raise
+        except (sqlite3.Error, *UNWRITABLE) as error:
             raise explain(error, self._path) from error
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from zlib import crc32
 
 from dimesh.backends.sqlite.database import OFFSET_BITS, OFFSET_MASK
 from dimesh.errors import ConfigurationError, TopicNotFoundError
+from dimesh.events.names import show
 from dimesh.spi.bus import Position, Record, Start, StartAt, TopicConfig
 
 Row = tuple[int, str, str, str, str, bytes, bytes, int]
@@ -84,9 +85,10 @@ def read_topic(connection: sqlite3.Connection, name: str) -> Topic:
     Raises:
         TopicNotFoundError: none has it.
     """
-    row = connection.execute("SELECT * FROM topics WHERE name = ?", (name,)).fetchone()
+    # Not every string can be asked for (a lone surrogate cannot be written); all names are ASCII.
+    row = connection.execute("SELECT * FROM topics WHERE name = ?", (name if name.isascii() else "",)).fetchone()
     if row is None:
-        raise TopicNotFoundError(f"no topic is named {name!r}; 'dimesh topics' lists them")
+        raise TopicNotFoundError(f"no topic is named {show(name)}; 'dimesh topics' lists them")
     return _with_end(connection, row)
 
 
@@ -259,7 +261,10 @@ def read_start(connection: sqlite3.Connection, topic: Topic, start: Start) -> di
         return dict.fromkeys(range(topic.partitions), _offset_at(connection, topic, start.timestamp()))
     assert isinstance(start, Mapping)
     offsets = dict.fromkeys(range(topic.partitions), topic.first_offset)
-    offsets.update((part, offset) for part, offset in start.items() if part in offsets)
+    # Never beyond the end: what comes next would be passed over in silence.
+    offsets.update(
+        (part, min(max(offset, 0), topic.next_offset)) for part, offset in start.items() if part in offsets
+    )
     return offsets
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from dimesh.backends.sqlite.database import explain, writer_connection
+from dimesh.backends.sqlite.database import UNWRITABLE, explain, writer_connection
 from dimesh.backends.sqlite.filelock import FileLock
 from dimesh.errors import DimeshError, StorageError
 
@@ -120,7 +120,7 @@ class Writer:
                     self._connection = writer_connection(self._path, self._synchronous)
                 try:
                     outcomes = self._together(self._connection, jobs)
-                except sqlite3.Error as error:
+                except (sqlite3.Error, *UNWRITABLE) as error:
                     if len(jobs) == 1:
                         return [explain(error, self._path)]
                     # One of them is to blame; the others must not suffer.
@@ -128,7 +128,7 @@ class Writer:
                     for job in jobs:
                         try:
                             outcomes += self._together(self._connection, (job,))
-                        except sqlite3.Error as own:
+                        except (sqlite3.Error, *UNWRITABLE) as own:
                             outcomes.append(explain(own, self._path))
                 self._checkpoint(self._connection)
                 return outcomes

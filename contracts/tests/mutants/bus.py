@@ -1,0 +1,508 @@
+"""Buses with one fault each: the memory backend, or the sqlite backend where the fault is about storage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from catalogue import Mutant
+
+from dimesh.backends.memory import MemoryBackend, MemoryOptions
+from dimesh.backends.memory.group import Group
+from dimesh.backends.memory.stream import MemoryStream
+from dimesh.backends.sqlite.backend import SqliteBackend
+from dimesh.backends.sqlite.options import SqliteOptions
+from dimesh.backends.sqlite.stream import SqliteStream
+from dimesh.clock import SystemClock
+from dimesh.errors import BackpressureError, PositionLostError
+from dimesh.spi.bus import (
+    Attempts,
+    Batch,
+    Delivery,
+    Filter,
+    GroupInfo,
+    PartitionListener,
+    Position,
+    Record,
+    StartAt,
+    Subscribe,
+)
+from dimesh_contracts.bus import BusGuarantee as G
+
+
+class Memory(MemoryBackend):
+    """The reference; mutants change its appends, or the class of its streams."""
+
+    stream_class: type[MemoryStream] = MemoryStream
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(MemoryOptions(history=100_000, capacity=1_000), SystemClock())
+
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> MemoryStream:
+        stream = await super().subscribe(request, listener)
+        stream.__class__ = self.stream_class
+        return stream
+
+
+class Sqlite(SqliteBackend):
+    """The durable one."""
+
+    poll = 0.02
+
+    def __init__(self, folder: Path) -> None:
+        options = SqliteOptions(
+            path=str(folder / "mesh.db"), synchronous="normal", retention_interval=0.1, poll=self.poll
+        )
+        super().__init__(options, SystemClock())
+
+
+# -- appends -----------------------------------------------------------------------------------------
+
+
+class LosesTheLastOfABatch(Memory):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        if len(records) < 100:
+            return await super().append(topic, records, **options)
+        taken = await super().append(topic, records[:-1], **options)
+        return [*taken, taken[-1]]
+
+
+class ReordersWithinAKey(Memory):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        return list(reversed(await super().append(topic, list(reversed(records)), **options)))
+
+
+class ReusesAnOffset(Memory):
+    def _put(self, topic: Any, log: Any, record: Record, routes: Any, now: float) -> Position:
+        if log.next_offset % 5 == 4:
+            log.next_offset -= 1
+        return super()._put(topic, log, record, routes, now)
+
+
+def changed(record: Record, **changes: Any) -> Record:
+    """The record with other headers."""
+    event = record.event.replace(**changes)
+    return Record.of(event, record.key, record.deliver_at)
+
+
+class LowerCasesHeaders(Memory):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        lowered = []
+        for record in records:
+            try:
+                headers = record.event.headers
+            except Exception:
+                lowered.append(record)
+                continue
+            lowered.append(changed(record, headers={k.lower(): v for k, v in headers.items()}) if headers else record)
+        return await super().append(topic, lowered, **options)
+
+
+class DropsHeaders(Memory):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        bare = []
+        for record in records:
+            try:
+                bare.append(changed(record, headers={}) if record.event.headers else record)
+            except Exception:
+                bare.append(record)
+        return await super().append(topic, bare, **options)
+
+
+class TruncatesAt64K(Memory):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        cut = [
+            Record.stored(r.header, r.payload[:65_536], r.key, r.event_type, r.pillar, r.priority, r.deliver_at)
+            if len(r.payload) > 65_536
+            else r
+            for r in records
+        ]
+        return await super().append(topic, cut, **options)
+
+
+class DecodesWhatItCarries(Memory):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        for record in records:
+            _ = record.event.event_type
+        return await super().append(topic, records, **options)
+
+
+class SwallowsAPublishError(Memory):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        try:
+            return await super().append(topic, records, **options)
+        except BackpressureError:
+            return [Position(0, 0)] * len(records)
+
+
+class DropsTheOldestWhenFull(Memory):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        found = self._topics.get(topic)
+        for stream in found.streams if found else ():
+            while len(stream.mailbox) + len(records) > 100:
+                stream.mailbox.popleft()
+        return await super().append(topic, records, **options)
+
+
+class DeliversDelayedAtOnce(Memory):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        at_once = [Record.of(r.event, r.key) if r.deliver_at is not None else r for r in records]
+        positions = await super().append(topic, at_once, **options)
+        return [None if r.deliver_at is not None else p for r, p in zip(records, positions, strict=True)]
+
+
+# -- streams -----------------------------------------------------------------------------------------
+
+
+class EagerStream(MemoryStream):
+    async def receive(self, limit: int) -> Sequence[Batch]:
+        batches = await super().receive(limit)
+        await self.commit({batch.partition: batch.next_offset for batch in batches})
+        return batches
+
+
+class AcknowledgesBeforeHandling(Memory):
+    stream_class = EagerStream
+
+
+class GreedyStream(MemoryStream):
+    async def commit(self, positions: Mapping[int, int]) -> None:
+        await super().commit({p: self.delivered.get(p, at) for p, at in positions.items()})
+
+
+class CommitsWhatWasReceived(Memory):
+    stream_class = GreedyStream
+
+
+class HoleStream(MemoryStream):
+    async def commit(self, positions: Mapping[int, int]) -> None:
+        await super().commit({p: at + 1 for p, at in positions.items()})
+
+
+class CommitsPastAHole(Memory):
+    stream_class = HoleStream
+
+
+class BackwardStream(MemoryStream):
+    async def commit(self, positions: Mapping[int, int]) -> None:
+        await super().commit(positions)
+        group = self._topic.groups.get(self.group or "")
+        if group is not None:
+            group.committed.update(positions)
+
+
+class CommitsGoBack(Memory):
+    stream_class = BackwardStream
+
+
+class UndeadStream(MemoryStream):
+    async def close(self) -> None:
+        kept = list(self.mailbox)
+        await super().close()
+        self.mailbox.extend(kept)
+
+
+class DeliversAfterClosing(Memory):
+    stream_class = UndeadStream
+
+
+class HastyStream(MemoryStream):
+    async def receive(self, limit: int) -> Sequence[Batch]:
+        batches = await super().receive(limit)
+        await asyncio.sleep(0)  # cancelled here, the records are gone
+        await asyncio.sleep(0)
+        return batches
+
+
+class LosesOnCancellation(Memory):
+    stream_class = HastyStream
+
+
+class FloodingStream(MemoryStream):
+    async def receive(self, limit: int) -> Sequence[Batch]:
+        return await super().receive(limit * 3)
+
+
+class IgnoresTheLimit(Memory):
+    stream_class = FloodingStream
+
+
+class OptimisticStream(MemoryStream):
+    def caught_up(self) -> bool:
+        return True
+
+
+class SaysCaughtUp(Memory):
+    stream_class = OptimisticStream
+
+
+class SilentStream(MemoryStream):
+    async def receive(self, limit: int) -> Sequence[Batch]:
+        while True:
+            try:
+                return await super().receive(limit)
+            except PositionLostError:
+                continue
+
+
+class SaysNothingOfRetention(Memory):
+    stream_class = SilentStream
+
+
+class ForgetfulStream(MemoryStream):
+    async def save_attempts(self, delivery: Delivery, attempts: Attempts | None) -> None:
+        return
+
+
+class ForgetsAttempts(Memory):
+    stream_class = ForgetfulStream
+
+
+# -- subscriptions and groups ------------------------------------------------------------------------
+
+
+class IgnoresStartByTime(Memory):
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> MemoryStream:
+        if isinstance(request.start, datetime):
+            request = replace(request, start=StartAt.EARLIEST)
+        return await super().subscribe(request, listener)
+
+
+class BeginsOneTooLate(Memory):
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> MemoryStream:
+        if isinstance(request.start, Mapping):
+            request = replace(request, start={p: at + 1 for p, at in request.start.items()})
+        return await super().subscribe(request, listener)
+
+
+class ShowsTheLatestOnceMore(Memory):
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> MemoryStream:
+        found = self._topics.get(request.topic)
+        if request.group is None and request.start is StartAt.LATEST and found is not None:
+            first = {log.partition: max(log.next_offset - 1, log.earliest) for log in found.logs}
+            request = replace(request, start=first)
+        return await super().subscribe(request, listener)
+
+
+class LeaksBetweenGroups(Memory):
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> MemoryStream:
+        if request.group is not None:
+            request = replace(request, group="everybody")
+        return await super().subscribe(request, listener)
+
+
+class OneGroupForLoneReaders(Memory):
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> MemoryStream:
+        if request.group is None:
+            request = replace(request, group="nobody")
+        return await super().subscribe(request, listener)
+
+
+class OrsItsFilters(Memory):
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> MemoryStream:
+        class Or(Filter):
+            def wants(self, event_type: str, pillar: str, priority: str) -> bool:
+                return self.everything or (
+                    event_type in self.event_types or pillar in self.pillars or priority in self.priorities
+                )
+
+        wanted = request.filter
+        request = replace(request, filter=Or(wanted.event_types, wanted.pillars, wanted.priorities))
+        return await super().subscribe(request, listener)
+
+
+class GivesAPartitionToTwo(Memory):
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> MemoryStream:
+        stream = await super().subscribe(request, listener)
+        group = self._topics[request.topic].groups.get(request.group or "")
+        if group is not None and len(group.members) > 1:
+            first = group.members[0]
+            extra = {p: at for p, at in stream.delivered.items() if p not in first.delivered}
+            await first.listener.assigned(extra)
+            first.take_over(extra)
+        return stream
+
+
+class SeeksUnderItsMembers(Memory):
+    async def seek_group(self, topic: str, group: str, start: Any) -> Mapping[int, int]:
+        found = self._find(topic)
+        known = found.groups.setdefault(group, Group(group))
+        known.committed = dict(found.resolve(start))
+        return dict(known.committed)
+
+
+class LagsByWhatWasReceived(Memory):
+    async def groups(self) -> Sequence[GroupInfo]:
+        found = []
+        for info in await super().groups():
+            owner = self._topics[info.topic].groups[info.group].owner(info.partition)
+            lag = info.latest - owner.delivered[info.partition] if owner else info.lag
+            found.append(replace(info, lag=lag))
+        return found
+
+
+class BringsATopicBack(Memory):
+    async def delete_topic(self, name: str) -> None:
+        topic = self._find(name)
+        await super().delete_topic(name)
+        self._graves = getattr(self, "_graves", {}) | {name: topic}
+
+    def _make(self, name: str, config: Any = None) -> Any:
+        old = getattr(self, "_graves", {}).get(name)
+        if old is None:
+            return super()._make(name, config)
+        self._topics[name] = old
+        return old
+
+
+class ForgetsAGroupThatComesAThirdTime(Memory):
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> MemoryStream:
+        if request.group is not None and request.topic.startswith("model."):
+            times = self.__dict__.setdefault("times", {})
+            times[request.group] = times.get(request.group, 0) + 1
+            if times[request.group] == 3:
+                request = replace(request, start=StartAt.LATEST, reset=True)
+        return await super().subscribe(request, listener)
+
+
+# -- storage -----------------------------------------------------------------------------------------
+
+
+class ForgetfulSqliteStream(SqliteStream):
+    counts: dict[tuple[int, str], Any] = {}
+
+    async def save_attempts(self, delivery: Delivery, attempts: Attempts | None) -> None:
+        return
+
+
+class ForgetsAttemptsAtRestart(Sqlite):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._kept: dict[tuple[str, str, int], Attempts] = {}
+
+    async def subscribe(self, request: Subscribe, listener: PartitionListener) -> Any:
+        stream = await super().subscribe(request, listener)
+        kept, group, receive = self._kept, request.group or "", stream.receive
+
+        async def save_attempts(delivery: Delivery, attempts: Attempts | None) -> None:
+            if attempts is None:
+                kept.pop((request.topic, group, delivery.offset), None)
+            else:
+                kept[request.topic, group, delivery.offset] = attempts
+
+        async def receive_with_attempts(limit: int) -> Sequence[Batch]:
+            return [
+                batch._replace(
+                    attempts={
+                        d.offset: kept[request.topic, group, d.offset]
+                        for d in batch.deliveries
+                        if (request.topic, group, d.offset) in kept
+                    }
+                )
+                for batch in await receive(limit)
+            ]
+
+        stream.save_attempts = save_attempts  # type: ignore[method-assign]
+        stream.receive = receive_with_attempts  # type: ignore[method-assign]
+        return stream
+
+
+class AcknowledgesBeforeWriting(Sqlite):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        positions = await super().append(topic, records, **options)
+        held = self.__dict__.setdefault("held", {})
+        held.setdefault(topic, []).extend(p for p in positions if p is not None)
+        return positions
+
+    async def close(self) -> None:
+        # What a crash would take with it: the end of each topic.
+        for topic, positions in self.__dict__.get("held", {}).items():
+            if self._closed or not positions:
+                continue
+            last = positions[-1].offset
+            await self.writer.submit(
+                lambda c, name=topic, at=last: c.execute(
+                    "DELETE FROM records WHERE id = ((SELECT id FROM topics WHERE name = ?) << 40) | ?", (name, at)
+                )
+                and None
+            )
+        await super().close()
+
+
+class LosesState(Sqlite):
+    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+        if not records:
+            return []
+        return await super().append(topic, records, **options)
+
+
+class SeesNoOtherProcess(Sqlite):
+    poll = 3_600.0
+
+
+class DropsDelayedAtRestart(Sqlite):
+    async def close(self) -> None:
+        if not self._closed:
+            await self.writer.submit(lambda c: c.execute("DELETE FROM delayed") and None)
+        await super().close()
+
+
+class TakesRetentionForEverybody(Sqlite):
+    async def create_topic(self, name: str, config: Any) -> Any:
+        info = await super().create_topic(name, config)
+        if config.retention_records is not None:
+            least = config.retention_records
+            await self.writer.submit(
+                lambda c: c.execute("UPDATE topics SET retention_records = min(?, coalesce(retention_records, 1 << 40))", (least,)) and None
+            )
+        return info
+
+
+MUTANTS = [
+    Mutant("loses-last", G.COMPLETE, "loses the last record of a large batch", LosesTheLastOfABatch),
+    Mutant("reorders", G.KEY_ORDER, "reorders the records of a key within a batch", ReordersWithinAKey),
+    Mutant("reuses-offset", G.POSITIONS, "gives some offsets to two records", ReusesAnOffset),
+    Mutant("lower-cases-headers", G.UNCHANGED, "lower-cases the names of headers", LowerCasesHeaders),
+    Mutant("drops-headers", G.DEAD_LETTER, "drops headers, and with them why a dead letter is one", DropsHeaders),
+    Mutant("truncates", G.COMPLETE, "cuts payloads at 64 KiB", TruncatesAt64K),
+    Mutant("decodes", G.DEAD_LETTER, "decodes what it should only carry", DecodesWhatItCarries),
+    Mutant("swallows-error", G.REFUSED, "swallows the error of a full buffer", SwallowsAPublishError),
+    Mutant("drops-oldest", G.BACK_PRESSURE, "drops the oldest records when a buffer is full", DropsTheOldestWhenFull),
+    Mutant("hurries", G.DELAYED, "delivers delayed records at once", DeliversDelayedAtOnce),
+    Mutant("acknowledges-early", G.AT_LEAST_ONCE, "acknowledges before handling", AcknowledgesBeforeHandling),
+    Mutant("commits-received", G.HANDLED_BEFORE_COMMIT, "commits what was received", CommitsWhatWasReceived),
+    Mutant("commits-past-hole", G.COMMIT, "commits one record too far, past a hole", CommitsPastAHole),
+    Mutant("commits-back", G.COMMIT, "lets a late commit move the position back", CommitsGoBack),
+    Mutant("undead", G.CLOSED, "delivers to a closed subscription", DeliversAfterClosing),
+    Mutant("loses-on-cancel", G.CANCELLATION, "loses what a cancelled receive had taken", LosesOnCancellation),
+    Mutant("floods", G.BOUNDED_RECEIVE, "gives more records than it was asked for", IgnoresTheLimit),
+    Mutant("optimistic", G.CAUGHT_UP, "says that it has caught up when it has not", SaysCaughtUp),
+    Mutant("silent-retention", G.RETENTION, "skips what retention removed without a word", SaysNothingOfRetention),
+    Mutant("forgets-attempts", G.ATTEMPTS, "keeps no count of attempts", ForgetsAttempts),
+    Mutant("ignores-time", G.START_BY_TIME, "ignores a start by time and begins at the earliest", IgnoresStartByTime),
+    Mutant("starts-late", G.REPLAY, "begins one record behind the position asked for", BeginsOneTooLate),
+    Mutant("repeats-latest", G.LATEST, "shows a new subscription the last record from before", ShowsTheLatestOnceMore),
+    Mutant("leaks", G.INDEPENDENT, "leaks one group's records into another", LeaksBetweenGroups),
+    Mutant("shares", G.INDEPENDENT, "shares records between lone readers", OneGroupForLoneReaders),
+    Mutant("ors-filters", G.FILTER, "takes a filter's sets as alternatives", OrsItsFilters),
+    Mutant("two-owners", G.GROUP_SHARING, "gives a partition to two members", GivesAPartitionToTwo),
+    Mutant("seeks-members", G.SEEK, "moves a group under its members", SeeksUnderItsMembers),
+    Mutant("wrong-lag", G.LAG, "counts lag by what was received", LagsByWhatWasReceived),
+    Mutant("brings-back", G.ADMIN, "brings a deleted topic's records back", BringsATopicBack),
+    Mutant(
+        "third-time",
+        G.AS_THE_REFERENCE,
+        "forgets a group's position at its third subscription",
+        ForgetsAGroupThatComesAThirdTime,
+    ),
+    Mutant("restart-attempts", G.ATTEMPTS, "forgets attempts at restart", ForgetsAttemptsAtRestart),
+    Mutant("not-durable", G.DURABLE, "acknowledges before writing", AcknowledgesBeforeWriting),
+    Mutant("loses-state", G.STATE, "loses state that comes without records", LosesState),
+    Mutant("lonely", G.PROCESSES, "sees nothing of other processes", SeesNoOtherProcess),
+    Mutant("drops-delayed", G.DELAYED, "forgets delayed records at restart", DropsDelayedAtRestart),
+    Mutant("retention-for-all", G.RETENTION, "applies one topic's retention to all", TakesRetentionForEverybody),
+]
