@@ -64,7 +64,9 @@ class Sqlite(SqliteBackend):
 
 
 class LosesTheLastOfABatch(Memory):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         if len(records) < 100:
             return await super().append(topic, records, **options)
         taken = await super().append(topic, records[:-1], **options)
@@ -72,7 +74,9 @@ class LosesTheLastOfABatch(Memory):
 
 
 class ReordersWithinAKey(Memory):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         return list(reversed(await super().append(topic, list(reversed(records)), **options)))
 
 
@@ -90,7 +94,9 @@ def changed(record: Record, **changes: Any) -> Record:
 
 
 class LowerCasesHeaders(Memory):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         lowered = []
         for record in records:
             try:
@@ -98,12 +104,16 @@ class LowerCasesHeaders(Memory):
             except Exception:
                 lowered.append(record)
                 continue
-            lowered.append(changed(record, headers={k.lower(): v for k, v in headers.items()}) if headers else record)
+            lowered.append(
+                changed(record, headers={k.lower(): v for k, v in headers.items()}) if headers else record
+            )
         return await super().append(topic, lowered, **options)
 
 
 class DropsHeaders(Memory):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         bare = []
         for record in records:
             try:
@@ -114,9 +124,13 @@ class DropsHeaders(Memory):
 
 
 class TruncatesAt64K(Memory):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         cut = [
-            Record.stored(r.header, r.payload[:65_536], r.key, r.event_type, r.pillar, r.priority, r.deliver_at)
+            Record.stored(
+                r.header, r.payload[:65_536], r.key, r.event_type, r.pillar, r.priority, r.deliver_at
+            )
             if len(r.payload) > 65_536
             else r
             for r in records
@@ -125,14 +139,18 @@ class TruncatesAt64K(Memory):
 
 
 class DecodesWhatItCarries(Memory):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         for record in records:
             _ = record.event.event_type
         return await super().append(topic, records, **options)
 
 
 class SwallowsAPublishError(Memory):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         try:
             return await super().append(topic, records, **options)
         except BackpressureError:
@@ -140,7 +158,9 @@ class SwallowsAPublishError(Memory):
 
 
 class DropsTheOldestWhenFull(Memory):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         found = self._topics.get(topic)
         for stream in found.streams if found else ():
             while len(stream.mailbox) + len(records) > 100:
@@ -149,7 +169,9 @@ class DropsTheOldestWhenFull(Memory):
 
 
 class DeliversDelayedAtOnce(Memory):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         at_once = [Record.of(r.event, r.key) if r.deliver_at is not None else r for r in records]
         positions = await super().append(topic, at_once, **options)
         return [None if r.deliver_at is not None else p for r, p in zip(records, positions, strict=True)]
@@ -412,7 +434,9 @@ class ForgetsAttemptsAtRestart(Sqlite):
 
 
 class AcknowledgesBeforeWriting(Sqlite):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         positions = await super().append(topic, records, **options)
         held = self.__dict__.setdefault("held", {})
         held.setdefault(topic, []).extend(p for p in positions if p is not None)
@@ -425,16 +449,21 @@ class AcknowledgesBeforeWriting(Sqlite):
                 continue
             last = positions[-1].offset
             await self.writer.submit(
-                lambda c, name=topic, at=last: c.execute(
-                    "DELETE FROM records WHERE id = ((SELECT id FROM topics WHERE name = ?) << 40) | ?", (name, at)
+                lambda c, name=topic, at=last: (
+                    c.execute(
+                        "DELETE FROM records WHERE id = ((SELECT id FROM topics WHERE name = ?) << 40) | ?",
+                        (name, at),
+                    )
+                    and None
                 )
-                and None
             )
         await super().close()
 
 
 class LosesState(Sqlite):
-    async def append(self, topic: str, records: Sequence[Record], **options: Any) -> Sequence[Position | None]:
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
         if not records:
             return []
         return await super().append(topic, records, **options)
@@ -457,7 +486,13 @@ class TakesRetentionForEverybody(Sqlite):
         if config.retention_records is not None:
             least = config.retention_records
             await self.writer.submit(
-                lambda c: c.execute("UPDATE topics SET retention_records = min(?, coalesce(retention_records, 1 << 40))", (least,)) and None
+                lambda c: (
+                    c.execute(
+                        "UPDATE topics SET retention_records = min(?, coalesce(retention_records, 1 << 40))",
+                        (least,),
+                    )
+                    and None
+                )
             )
         return info
 
@@ -467,25 +502,46 @@ MUTANTS = [
     Mutant("reorders", G.KEY_ORDER, "reorders the records of a key within a batch", ReordersWithinAKey),
     Mutant("reuses-offset", G.POSITIONS, "gives some offsets to two records", ReusesAnOffset),
     Mutant("lower-cases-headers", G.UNCHANGED, "lower-cases the names of headers", LowerCasesHeaders),
-    Mutant("drops-headers", G.DEAD_LETTER, "drops headers, and with them why a dead letter is one", DropsHeaders),
+    Mutant(
+        "drops-headers", G.DEAD_LETTER, "drops headers, and with them why a dead letter is one", DropsHeaders
+    ),
     Mutant("truncates", G.COMPLETE, "cuts payloads at 64 KiB", TruncatesAt64K),
     Mutant("decodes", G.DEAD_LETTER, "decodes what it should only carry", DecodesWhatItCarries),
     Mutant("swallows-error", G.REFUSED, "swallows the error of a full buffer", SwallowsAPublishError),
-    Mutant("drops-oldest", G.BACK_PRESSURE, "drops the oldest records when a buffer is full", DropsTheOldestWhenFull),
+    Mutant(
+        "drops-oldest",
+        G.BACK_PRESSURE,
+        "drops the oldest records when a buffer is full",
+        DropsTheOldestWhenFull,
+    ),
     Mutant("hurries", G.DELAYED, "delivers delayed records at once", DeliversDelayedAtOnce),
     Mutant("acknowledges-early", G.AT_LEAST_ONCE, "acknowledges before handling", AcknowledgesBeforeHandling),
     Mutant("commits-received", G.HANDLED_BEFORE_COMMIT, "commits what was received", CommitsWhatWasReceived),
     Mutant("commits-past-hole", G.COMMIT, "commits one record too far, past a hole", CommitsPastAHole),
     Mutant("commits-back", G.COMMIT, "lets a late commit move the position back", CommitsGoBack),
     Mutant("undead", G.CLOSED, "delivers to a closed subscription", DeliversAfterClosing),
-    Mutant("loses-on-cancel", G.CANCELLATION, "loses what a cancelled receive had taken", LosesOnCancellation),
+    Mutant(
+        "loses-on-cancel", G.CANCELLATION, "loses what a cancelled receive had taken", LosesOnCancellation
+    ),
     Mutant("floods", G.BOUNDED_RECEIVE, "gives more records than it was asked for", IgnoresTheLimit),
     Mutant("optimistic", G.CAUGHT_UP, "says that it has caught up when it has not", SaysCaughtUp),
-    Mutant("silent-retention", G.RETENTION, "skips what retention removed without a word", SaysNothingOfRetention),
+    Mutant(
+        "silent-retention", G.RETENTION, "skips what retention removed without a word", SaysNothingOfRetention
+    ),
     Mutant("forgets-attempts", G.ATTEMPTS, "keeps no count of attempts", ForgetsAttempts),
-    Mutant("ignores-time", G.START_BY_TIME, "ignores a start by time and begins at the earliest", IgnoresStartByTime),
+    Mutant(
+        "ignores-time",
+        G.START_BY_TIME,
+        "ignores a start by time and begins at the earliest",
+        IgnoresStartByTime,
+    ),
     Mutant("starts-late", G.REPLAY, "begins one record behind the position asked for", BeginsOneTooLate),
-    Mutant("repeats-latest", G.LATEST, "shows a new subscription the last record from before", ShowsTheLatestOnceMore),
+    Mutant(
+        "repeats-latest",
+        G.LATEST,
+        "shows a new subscription the last record from before",
+        ShowsTheLatestOnceMore,
+    ),
     Mutant("leaks", G.INDEPENDENT, "leaks one group's records into another", LeaksBetweenGroups),
     Mutant("shares", G.INDEPENDENT, "shares records between lone readers", OneGroupForLoneReaders),
     Mutant("ors-filters", G.FILTER, "takes a filter's sets as alternatives", OrsItsFilters),
@@ -504,5 +560,7 @@ MUTANTS = [
     Mutant("loses-state", G.STATE, "loses state that comes without records", LosesState),
     Mutant("lonely", G.PROCESSES, "sees nothing of other processes", SeesNoOtherProcess),
     Mutant("drops-delayed", G.DELAYED, "forgets delayed records at restart", DropsDelayedAtRestart),
-    Mutant("retention-for-all", G.RETENTION, "applies one topic's retention to all", TakesRetentionForEverybody),
+    Mutant(
+        "retention-for-all", G.RETENTION, "applies one topic's retention to all", TakesRetentionForEverybody
+    ),
 ]

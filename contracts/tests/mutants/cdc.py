@@ -32,7 +32,8 @@ class Application:
 
     async def put(self, key: str, value: str) -> None:
         self._connection.execute(
-            "INSERT INTO things VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+            "INSERT INTO things VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (key, value),
         )
 
     async def delete(self, key: str) -> None:
@@ -146,9 +147,19 @@ MUTANTS = [
     Mutant("last-state", G.COMPLETE, "shows only the last of several changes of a row", OnlyTheLastState),
     Mutant("drops-deletes", G.DELETES, "reports no deletes", DropsDeletes),
     Mutant("before-is-now", G.BEFORE, "gives the row as it is for the row as it was", BeforeIsNow),
-    Mutant("identity-by-reading", G.IDENTITY, "gives a change another identity at each reading", IdentityOfTheReading),
+    Mutant(
+        "identity-by-reading",
+        G.IDENTITY,
+        "gives a change another identity at each reading",
+        IdentityOfTheReading,
+    ),
     Mutant("identity-by-content", G.IDENTITY, "gives equal changes one identity", IdentityOfTheContent),
-    Mutant("starts-somewhere", G.POSITION_LOST, "goes on at the latest when it does not know a position", StartsSomewhere),
+    Mutant(
+        "starts-somewhere",
+        G.POSITION_LOST,
+        "goes on at the latest when it does not know a position",
+        StartsSomewhere,
+    ),
     Mutant("positions-ahead", G.RESUME, "gives positions that are one change ahead", PositionsAhead),
     Mutant("empty-feed", G.UNKNOWN_OBJECT, "gives an empty feed for an object that is not there", EmptyFeed),
 ]

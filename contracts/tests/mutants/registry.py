@@ -36,7 +36,9 @@ class TidiesTheText(Memory):
 
 
 class ReusesAVersion(Memory):
-    async def delete(self, subject: str, version: int | None = None, *, permanent: bool = False) -> Sequence[int]:
+    async def delete(
+        self, subject: str, version: int | None = None, *, permanent: bool = False
+    ) -> Sequence[int]:
         touched = await super().delete(subject, version, permanent=permanent)
         if permanent and not self._subjects.get(subject):
             self._highest.pop(subject, None)
@@ -57,7 +59,9 @@ class AnIdForEachVersion(Memory):
 
 
 class DeletesForGood(Memory):
-    async def delete(self, subject: str, version: int | None = None, *, permanent: bool = False) -> Sequence[int]:
+    async def delete(
+        self, subject: str, version: int | None = None, *, permanent: bool = False
+    ) -> Sequence[int]:
         touched = await super().delete(subject, version, permanent=permanent)
         if not permanent:
             await super().delete(subject, version, permanent=True)

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from catalogue import Mutant, catalogue
+from rich.console import Console
+from rich.progress import Progress
+
 from dimesh_contracts.bus import BusBackendContract
 from dimesh_contracts.cdc import CDCSourceContract
 from dimesh_contracts.contract import Contract
 from dimesh_contracts.lineage import LineageSinkContract
 from dimesh_contracts.registry import RegistryStoreContract
-from rich.console import Console
-from rich.progress import Progress
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -66,15 +67,25 @@ def challenge(name: str, mutant: Mutant) -> Verdict:
         environment = {**os.environ, "MUTANT": name, "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             done = subprocess.run(
-                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+                command,
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=False,
             )
             output = done.stdout + done.stderr
         except subprocess.TimeoutExpired as error:
             output = f"it hung: {error}"
         if not report.exists():
             return Verdict([], 0, output)
-        found = [test for outcomes in json.loads(report.read_text("utf-8")).values() for test in outcomes.values()]
-    wrong = [test for test in found if test["outcome"] == "failed" and test["guarantee"] == mutant.breaks.name]
+        found = [
+            test for outcomes in json.loads(report.read_text("utf-8")).values() for test in outcomes.values()
+        ]
+    wrong = [
+        test for test in found if test["outcome"] == "failed" and test["guarantee"] == mutant.breaks.name
+    ]
     return Verdict(sorted(test["test"] for test in wrong), len(found), output)
 
 
@@ -87,7 +98,13 @@ def page(verdicts: dict[str, Verdict], mutants: dict[str, Mutant]) -> str:
         "`nox -s mutants -- --write`; `nox -s mutants` runs them all, and a mutant that survives fails it.",
     ]
     for kind in ("bus", "registry", "cdc", "lineage"):
-        lines += ["", f"## {kind}", "", "| mutant | what it does wrong | the guarantee named | found by |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {kind}",
+            "",
+            "| mutant | what it does wrong | the guarantee named | found by |",
+            "|---|---|---|---|",
+        ]
         for name, mutant in mutants.items():
             if name.split(".")[0] == kind:
                 first = verdicts[name].found_by[0] if verdicts[name].found_by else "**survived**"
@@ -101,7 +118,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="mutants, such as bus.reorders; all by default")
     parser.add_argument("--write", action="store_true", help="write the documentation's table")
-    parser.add_argument("--verbose", action="store_true", help="show what the kit printed about those that survive")
+    parser.add_argument(
+        "--verbose", action="store_true", help="show what the kit printed about those that survive"
+    )
     arguments = parser.parse_args()
     mutants = {n: m for n, m in catalogue().items() if not arguments.names or n in arguments.names}
     console = Console()
@@ -113,18 +132,30 @@ def main() -> None:
         for name, future in running.items():
             verdict = verdicts[name] = future.result()
             progress.advance(bar)
-            said = f"{mutants[name].breaks.name}: {', '.join(verdict.found_by)}" if verdict.found_by else "SURVIVED"
-            progress.print(f"{name:28} {len(verdict.found_by)} of {verdict.tests} failed  {said}", soft_wrap=True)
+            said = (
+                f"{mutants[name].breaks.name}: {', '.join(verdict.found_by)}"
+                if verdict.found_by
+                else "SURVIVED"
+            )
+            progress.print(
+                f"{name:28} {len(verdict.found_by)} of {verdict.tests} failed  {said}", soft_wrap=True
+            )
             if arguments.verbose and not verdict.found_by:
                 progress.print(verdict.output)
     survivors = [name for name, verdict in verdicts.items() if not verdict.found_by]
-    console.print(f"{len(verdicts) - len(survivors)} of {len(verdicts)} found in {time.monotonic() - began:.0f} s")
+    console.print(
+        f"{len(verdicts) - len(survivors)} of {len(verdicts)} found in {time.monotonic() - began:.0f} s"
+    )
     if arguments.write and not arguments.names and not survivors:
         PAGE.write_text(page(verdicts, mutants), "utf-8")
         console.print(f"written: {PAGE.relative_to(ROOT)}")
     elif not arguments.names and not survivors:
         listed = PAGE.read_text("utf-8") if PAGE.exists() else ""
-        missing = [n for n, m in mutants.items() if f"| {n.split('.')[1]} | {m.fault} | {m.breaks.name} |" not in listed]
+        missing = [
+            n
+            for n, m in mutants.items()
+            if f"| {n.split('.')[1]} | {m.fault} | {m.breaks.name} |" not in listed
+        ]
         if missing:
             sys.exit(f"docs/reference/mutants.md lacks {', '.join(missing)}: run 'nox -s mutants -- --write'")
     if survivors:

@@ -1,0 +1,149 @@
+"""The kits cannot be made smaller without somebody noticing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+SUITE = """
+import pytest
+from dimesh.backends.lineage_memory import MemorySink
+from dimesh.capabilities import Capability
+from dimesh_contracts.lineage import LineageSinkContract
+
+class TestMine(LineageSinkContract):
+    offers = {Capability.READ_BACK}
+
+    @pytest.fixture
+    def new_sink(self):
+        sink = MemorySink()
+        return lambda: sink
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> object:
+    def run(addition: str = "", *arguments: str, suite: str = SUITE, conftest: str = "") -> pytest.RunResult:
+        pytester.makepyprojecttoml('[tool.pytest.ini_options]\nasyncio_mode = "auto"\n')
+        pytester.makepyfile(test_mine=suite + addition)
+        if conftest:
+            pytester.makeconftest(conftest)
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+    return run
+
+
+def test_a_whole_kit_prints_what_was_proved(run, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    result = run("", "--contract-report", str(report))
+    result.assert_outcomes(passed=7, skipped=1)
+    result.stdout.fnmatch_lines(["*TestMine (LineageSinkContract): 7 passed, 1 not offered"])
+    result.stdout.fnmatch_lines(["*durable*not offered", "*read-back*proved by 2"])
+    (found,) = json.loads(report.read_text()).values()
+    assert found["test_records_survive"]["outcome"] == "not offered"
+    assert found["test_forgets_what_is_older"]["guarantee"] == "FORGET"
+
+
+@pytest.mark.parametrize(
+    ("addition", "complaint"),
+    [
+        (
+            "\n    async def test_forgets_what_is_older(self): pass\n",
+            "test_forgets_what_is_older is overridden",
+        ),
+        ("\n    test_forgets_what_is_older = None\n", "test_forgets_what_is_older is overridden"),
+        (
+            "\n    test_forgets_what_is_older = pytest.mark.skip(LineageSinkContract.test_forgets_what_is_older)\n",
+            "test_forgets_what_is_older is marked skip",
+        ),
+        ("\npytestmark = pytest.mark.xfail\n", "is marked xfail"),
+        (
+            "\n    @pytest.fixture(autouse=True)\n    def _only_what_is_offered(self): pass\n",
+            "the fixture that decides what is offered is overridden",
+        ),
+    ],
+)
+def test_a_test_that_is_left_out_is_an_error(run, addition: str, complaint: str) -> None:
+    result = run(addition)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*a contract kit is not run whole:", f"*{complaint}*"])
+
+
+def test_a_test_that_a_plugin_removes_is_missed(run) -> None:
+    result = run(
+        conftest="def pytest_collection_modifyitems(items):\n"
+        "    items[:] = [item for item in items if 'forgets' not in item.name]\n"
+    )
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_forgets_what_is_older was taken out*"])
+
+
+def test_a_run_narrowed_on_purpose_is_no_error(run) -> None:
+    run("", "-k", "forgets").assert_outcomes(passed=1, deselected=7)
+
+
+def test_skipping_by_hand_is_a_failure(run) -> None:
+    result = run(
+        "\n    @pytest.fixture(autouse=True)\n"
+        "    def tired(self, request):\n"
+        "        if 'forgets' in request.node.name: pytest.skip('flaky')\n"
+    )
+    result.assert_outcomes(passed=6, skipped=1, errors=1)
+    result.stdout.fnmatch_lines(["*was skipped by hand (flaky)*"])
+
+
+@pytest.mark.parametrize(
+    ("offers", "complaint"),
+    [
+        ("set()", "*the plugin states ?'read-back'?: add them to 'offers'*"),
+        (
+            "{Capability.READ_BACK, Capability.PUSH}",
+            "*'offers' names ?'push'?, the plugin does not state them*",
+        ),
+        ("None", "*TestMine does not say what it offers*"),
+    ],
+)
+def test_what_is_offered_must_be_what_is_stated(run, offers: str, complaint: str) -> None:
+    result = run("", suite=SUITE.replace("{Capability.READ_BACK}", offers))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([complaint])
+
+
+def test_a_capability_that_is_claimed_and_not_kept_fails_and_is_named(run) -> None:
+    suite = SUITE.replace(
+        "class TestMine",
+        "class Forgetful(MemorySink):\n    async def read(self):\n        yield ()\n\nclass TestMine",
+    ).replace("sink = MemorySink()", "sink = Forgetful()")
+    result = run("", suite=suite)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "*broken guarantee: READ_BACK: What was written is read back complete, oldest first.",
+            "usually wrong: *",
+        ]
+    )
+    result.stdout.fnmatch_lines(["*read-back*FAILED"])
+
+
+def test_a_third_party_subscribes_in_under_ten_lines() -> None:
+    lines = SUITE[SUITE.index("class TestMine") :].strip().splitlines()
+    assert len([line for line in lines if line.strip()]) < 10
+
+
+def test_every_test_says_what_it_proves_and_what_is_usually_wrong() -> None:
+    from dimesh_contracts.bus import BusBackendContract
+    from dimesh_contracts.cdc import CDCSourceContract
+    from dimesh_contracts.lineage import LineageSinkContract
+    from dimesh_contracts.registry import RegistryStoreContract
+
+    for kit in (BusBackendContract, RegistryStoreContract, CDCSourceContract, LineageSinkContract):
+        names = set(kit.names())
+        assert names == {name for name in dir(kit) if name.startswith("test_")}
+        for name in names:
+            assert "Usually wrong: " in " ".join((getattr(kit, name).__doc__ or "").split()), name
+        guarantees = {getattr(kit, name).guarantee for name in names}
+        assert guarantees == set(type(next(iter(guarantees)))), "a guarantee without a test"
