@@ -24,6 +24,7 @@ from dimesh_contracts.history.entries import (
     DeadLettered,
     Delivered,
     Handled,
+    Left,
     PublishBegun,
     Refused,
     Subscribed,
@@ -68,7 +69,7 @@ def kinds(history: list[Entry], **options: object) -> set[Kind]:
 
 
 def test_a_good_history() -> None:
-    assert check(GOOD, complete=True, duplicates_per_crash=0) == []
+    assert check(GOOD, complete=True, repeats_per_interruption=0) == []
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,8 @@ def test_a_good_history() -> None:
         ([*BEGIN, *published(0), committed(1), *handled(0)], Kind.COMMIT_AHEAD),
         ([*GOOD, *handled(0)], Kind.DUPLICATE),
         ([*GOOD, Crashed("another"), *handled(0)], Kind.DUPLICATE),
+        ([*GOOD, Left("c", "t", "g", [1]), *handled(0)], Kind.DUPLICATE),
+        ([*GOOD, Left("c", "t", "another", []), *handled(0)], Kind.DUPLICATE),
         ([*BEGIN, *published(0), Delivered("c", "t", "g", "e9", "k", "d0", 0, 9), *handled(0)], Kind.CHANGED),
         ([*BEGIN, *published(0), Delivered("c", "t", "g", "e0", "k", "cut", 0, 0), *handled(0)], Kind.CHANGED),
         ([*BEGIN, *published(0), Delivered("c", "t", "g", "e0", "K", "d0", 0, 0), *handled(0)], Kind.CHANGED),
@@ -107,7 +110,10 @@ def test_a_planted_violation_is_found(history: list[Entry], kind: Kind) -> None:
 def test_what_is_allowed() -> None:
     crash = [*BEGIN, *published(0), *handled(0), Crashed("c"), *handled(0, "c2"), committed(1)]
     assert check(crash, complete=True) == []
-    assert kinds(crash, duplicates_per_crash=0) == {Kind.DUPLICATE}
+    assert kinds(crash, repeats_per_interruption=0) == {Kind.DUPLICATE}
+    for gone in ([], [0]):
+        left = [*BEGIN, *published(0), *handled(0), Left("c", "t", "g", gone), *handled(0, "c2"), committed(1)]
+        assert check(left, complete=True) == []
     unknown = [*BEGIN, PublishBegun("p", "t", ["e0"], ["k"], ["d0"])]
     assert check(unknown, complete=True) == []
     assert check([*unknown, *handled(0), committed(1)], complete=True) == []
@@ -172,7 +178,7 @@ def test_what_the_bus_does_is_a_good_history(plan: list[tuple[str, int]], rng: r
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.jsonl"
         asyncio.run(run(path))
-        assert check(read(path), complete=True, duplicates_per_crash=0) == []
+        assert check(read(path), complete=True, repeats_per_interruption=0) == []
 
 
 async def test_from_a_shell(tmp_path: Path) -> None:
@@ -216,7 +222,7 @@ async def test_lone_subscriptions_and_dead_letters_on_sqlite(tmp_path: Path) -> 
     await bus.idle()
     await bus.close()
     found = read(path)
-    assert check(found, complete=True, duplicates_per_crash=0) == []
+    assert check(found, complete=True, repeats_per_interruption=0) == []
     assert sum(isinstance(e, DeadLettered) for e in found) == 16
     without = [e for e in found if not isinstance(e, DeadLettered)]
     assert Kind.LOST in kinds(without)

@@ -83,6 +83,10 @@ class GroupNotFoundError(BusError, LookupError):
     """No consumer group has that name on that topic."""
 
 
+class DeadLetterNotFoundError(BusError, LookupError):
+    """No dead letter of that topic has that id."""
+
+
 class PositionLostError(BusError):
     """A position asked for is no longer (or was never) in the log; retention has passed it."""
 

@@ -243,6 +243,16 @@ async def test_bytes_that_are_no_event_are_kept_byte_for_byte(bus: EventBus) -> 
     assert await DeadLetters(bus).entries("t") == []
 
 
+async def test_an_event_cannot_pose_as_the_mark_that_closes_a_dead_letter(bus: EventBus) -> None:
+    await bus.subscribe("t", Recorder(lambda e: ValueError("no")), "g", options=FAST)
+    await bus.publish("t", event(1))
+    (first,) = await dead(bus)
+    partition, offset = first.position
+    for kind in ("system.redriven", "system.discarded"):
+        await bus.publish("t", Event(kind, None, {"partition": partition, "offset": offset}))
+    assert len(await dead(bus, 3)) == 3  # none is hidden, and none hides another
+
+
 async def test_redrive_goes_to_the_group_that_failed_and_to_nobody_else(bus: EventBus) -> None:
     mended = False
     broken = Recorder(lambda e: None if mended else ValueError())

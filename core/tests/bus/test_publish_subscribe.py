@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dimesh import Event, EventBus, EventHandler, EventPriority, EventType, StartAt, SubscriptionOptions
-from dimesh.errors import BusClosedError, ConfigurationError, EventError
+from dimesh.errors import BusClosedError, ConfigurationError, EventError, TopicNotFoundError
 
 from .conftest import Recorder, event, eventually
 
@@ -250,6 +250,35 @@ async def test_names_that_cannot_be(bus: EventBus) -> None:
         await bus.publish("t", {"n": 1})  # type: ignore[arg-type]
     with pytest.raises(EventError, match="ordering key"):
         await bus.publish("t", event(), key="k" * 2_000)
+
+
+async def test_text_that_cannot_be_written_is_refused_and_the_bus_goes_on(bus: EventBus) -> None:
+    for keys in ({"key": "\ud800"}, {"keys": ["\ud800"]}, {"keys": []}):
+        with pytest.raises(EventError, match="ordering key"):
+            await bus.publish_many("t", [event()], **keys)  # type: ignore[arg-type]
+    with pytest.raises(EventError, match="ordering key"):
+        await bus.publish("t", event(), key="\ud800")
+    with pytest.raises(EventError, match="state key"):
+        await bus.publish_many("t", [], state={"\ud800": b""})
+    with pytest.raises(EventError, match="pillar"):
+        EventHandler(Recorder(), pillars=["\ud800"])
+    with pytest.raises(TopicNotFoundError):
+        await bus.backend.read("\ud800", StartAt.EARLIEST, 1)
+    async with asyncio.timeout(10):
+        assert await bus.publish("t", event())
+
+
+async def test_a_group_cannot_be_put_beyond_the_end(bus: EventBus) -> None:
+    await bus.publish("t", event(1))
+    for offset in (5, 2**62, 2**70):
+        moved = await bus.backend.seek_group("t", "g", dict.fromkeys(range(4), offset))
+        assert max(moved.values()) <= 1
+    assert min((await bus.backend.seek_group("t", "g", {0: -(2**70)})).values()) == 0
+    got = Recorder()
+    await bus.backend.seek_group("t", "g", dict.fromkeys(range(4), 2**70))
+    await bus.subscribe("t", got, group="g")
+    await bus.publish("t", event(2))
+    await eventually(lambda: got.numbers == [2])  # what comes next is not passed over
 
 
 async def test_an_id_is_taken_once(bus: EventBus) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -117,6 +118,9 @@ def test_replay(dimesh: Run) -> None:
     dimesh("replay", "t", "--to-topic", "t", code=ExitCode.CONFIGURATION)
     dimesh("replay", "t", "--group", "nobody", code=ExitCode.NOT_FOUND)
     dimesh("replay", "nope", "--to-topic", "x", code=ExitCode.NOT_FOUND)
+    for offset in ("9" * 20, "9" * 5_000):
+        wrong = dimesh("replay", "t", "--to-topic", "x", "--from", offset, code=ExitCode.CONFIGURATION)
+        assert "is no offset" in wrong.err
 
 
 def test_plugins_config_doctor(dimesh: Run, tmp_path: Path) -> None:
@@ -165,6 +169,13 @@ def test_what_is_wrong_is_said_in_one_line(dimesh: Run, arguments: list[str], co
     assert result.out == ""
     as_json = dimesh("--output", "json", *arguments, code=code)
     assert json.loads(as_json.err.splitlines()[-1])["code"] == code
+
+
+def test_an_argument_that_is_not_utf_8_is_shown_all_the_same(dimesh: Run) -> None:
+    name = os.fsdecode(b"mesh-\xff.db")
+    shown = dimesh("--output", "json", "--bus-path", name, "config", "show").json
+    assert {row["value"] for row in shown if row["setting"] == "bus.options.path"} == {name}
+    assert "\\udcff" in dimesh("--bus-path", name, "config", "show").out
 
 
 def test_a_broken_settings_file(dimesh: Run, tmp_path: Path) -> None:
@@ -231,6 +242,9 @@ def test_dead_letters(dimesh: Run, tmp_path: Path) -> None:
     assert dimesh(*mesh, "--output", "json", "dlq", "list").json == []
     (all_,) = dimesh(*mesh, "--output", "json", "dlq", "list", "orders", "--all").json
     assert all_["state"] == "redriven"
+    for options in ((), ("--quiet",), ("--output", "json")):
+        wrong = dimesh(*mesh, *options, "dlq", "show", "orders", "nope", code=ExitCode.NOT_FOUND)
+        assert "no dead letter of orders has the id 'nope'" in wrong.err
     groups = {g["group"]: g["lag"] for g in dimesh(*mesh, "--output", "json", "groups").json}
     assert groups["shipping"] == 1  # it waits for the handler
 

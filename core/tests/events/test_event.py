@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from typing import Any
 
@@ -130,3 +131,17 @@ def test_a_payload_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_payload_of_10_mb_passes() -> None:
     event = Event("custom", payload={"blob": "x" * 10_000_000})
     assert Event.from_json(event.to_json()) == event
+
+
+def test_a_refusal_is_not_as_long_as_what_was_refused() -> None:
+    with pytest.raises(EventError, match="unknown field") as caught:
+        Event.from_json(json.dumps({"event_type": "custom", "x" * 1_000_000: 1}))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("payload", [{10**5_000: 1}, 10**5_000], ids=["key", "value"])
+def test_what_python_itself_will_not_show_is_refused_all_the_same(payload: object) -> None:
+    with pytest.raises(PayloadError):
+        Event("custom", None, payload)
+    with pytest.raises(EventError, match="event type"):
+        Event(payload)  # type: ignore[arg-type]

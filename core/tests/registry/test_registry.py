@@ -335,3 +335,26 @@ def test_the_helper_leaves_its_argument_alone() -> None:
     ):
         with pytest.raises(InvalidSchemaError):
             wrong()
+
+
+async def test_a_subject_that_cannot_be_written_is_refused_or_not_found(tmp_path: Path) -> None:
+    for path in (None, tmp_path / "registry.db"):
+        async with LocalSchemaRegistry(path, defaults=False) as registry:
+            for subject in ("\ud800", "\0", "x" * 10_000):
+                with pytest.raises(SchemaError, match="cannot be a subject"):
+                    await registry.register_schema(subject, {"type": "object"})
+                with pytest.raises(SchemaError, match="cannot be a subject"):
+                    await registry.get_compatibility(subject)
+                with pytest.raises(SubjectNotFoundError):
+                    await registry.get_schema(subject)
+                assert not await registry.delete_subject(subject)
+            # A refusal is not as long as what was refused.
+            name = "x" * 10_000
+            await registry.register_schema("s", {"type": "object"})
+            with pytest.raises(IncompatibleSchemaError) as caught:
+                await registry.register_schema("s", {"type": "object", "required": [name]})
+            assert len(str(caught.value)) < 1_000
+            assert name in caught.value.reasons[0]
+    for wrong in ("", "a\0b", "\ud800"):
+        with pytest.raises(ConfigurationError, match="path must name a file"):
+            LocalSchemaRegistry(wrong)

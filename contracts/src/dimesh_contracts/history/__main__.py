@@ -15,7 +15,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dimesh_contracts.history", description=__doc__)
     parser.add_argument("file")
     parser.add_argument("--complete", action="store_true", help="the run ended idle: what was not handled is lost")
-    parser.add_argument("--duplicates-per-crash", type=int, help="how many events a crash may cause to come again")
+    parser.add_argument(
+        "--repeats-per-interruption", type=int, help="how many events a crash or hand-over may cause to come again"
+    )
     parser.add_argument("--unordered", action="store_true", help="the backend promises no order")
     arguments = parser.parse_args()
     try:
@@ -23,7 +25,7 @@ def main() -> int:
         violations = check(
             history,
             complete=arguments.complete,
-            duplicates_per_crash=arguments.duplicates_per_crash,
+            repeats_per_interruption=arguments.repeats_per_interruption,
             ordered=not arguments.unordered,
         )
     except (OSError, ValueError) as error:

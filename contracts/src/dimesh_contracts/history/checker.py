@@ -16,6 +16,7 @@ from dimesh_contracts.history.entries import (
     Delivered,
     Entry,
     Handled,
+    Left,
     PublishBegun,
     Refused,
     Started,
@@ -29,7 +30,7 @@ class Kind(Enum):
     LOST = "an acknowledged event was not handled"
     ORDER = "an event was handled before an earlier one of its key"
     COMMIT_AHEAD = "a position was committed ahead of handling"
-    DUPLICATE = "an event was handled again without a crash that explains it, or too often"
+    DUPLICATE = "an event was handled again without an interruption that explains it, or too often"
     CHANGED = "an event was delivered that nobody published like that"
     REFUSED_DELIVERED = "an event was delivered whose publish was refused"
     POSITION_REUSED = "two events have one position"
@@ -69,21 +70,25 @@ class _Group:
     handled: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
     """By id, when and by which process; dead letters count."""
     committed: dict[int, int] = field(default_factory=dict)
+    left: list[tuple[int, str, frozenset[int]]] = field(default_factory=list)
 
 
 def check(
     history: Iterable[Entry],
     *,
     complete: bool = False,
-    duplicates_per_crash: int | None = None,
+    repeats_per_interruption: int | None = None,
     ordered: bool = True,
 ) -> list[Violation]:
     """What is wrong with a history; empty if nothing is.
 
+    An interruption is a crash, or a member that gives partitions up: both may cause that what was handled and could not be
+    committed yet (since an earlier event was still open) is handled again, by somebody else.
+
     Args:
         history: entries in the order in which they happened.
         complete: the run ended with all groups idle, so that what was not handled is lost.
-        duplicates_per_crash: at most so many events may be handled again for each crash; None: any number.
+        repeats_per_interruption: at most so many events may be handled again for each interruption; None: any number.
         ordered: the backend promises the order of keys.
 
     Raises:
@@ -91,7 +96,7 @@ def check(
 
     Groups with a filter cannot be judged: what a filter left out looks like what was lost.
     """
-    return _Checker().run(list(history), complete, duplicates_per_crash, ordered)
+    return _Checker().run(list(history), complete, repeats_per_interruption, ordered)
 
 
 class _Checker:
@@ -108,13 +113,13 @@ class _Checker:
         self.violations.append(Violation(kind, text))
 
     def run(
-        self, history: list[Entry], complete: bool, duplicates_per_crash: int | None, ordered: bool
+        self, history: list[Entry], complete: bool, repeats: int | None, ordered: bool
     ) -> list[Violation]:
         for index, entry in enumerate(history):
             self.take(index, entry)
         for (topic, name), group in self.groups.items():
-            self.duplicates(topic, name, group, duplicates_per_crash)
-            if complete:
+            self.duplicates(topic, name, group, repeats)
+            if complete and (group.subscribed is not None or group.base):
                 self.lost(topic, name, group)
             if ordered:
                 self.order(topic, name, group)
@@ -155,6 +160,8 @@ class _Checker:
                     self.commit(topic, name, partition, offset)
             case Crashed(process=process):
                 self.crashes.append((index, process))
+            case Left(topic=topic, group=name, process=process, partitions=partitions):
+                self.groups[topic, name].left.append((index, process, frozenset(partitions)))
             case Started():
                 pass
 
@@ -203,17 +210,30 @@ class _Checker:
         for identity, handlings in group.handled.items():
             for (first, process), (again, _) in zip(handlings, handlings[1:], strict=False):
                 repeats += 1
-                if not any(first < at < again and who == process for at, who in self.crashes):
+                if not self.explained(group, topic, identity, process, first, again):
                     self.wrong(
                         Kind.DUPLICATE,
-                        f"group {name} of {topic} handled {identity} again, and {process} had not crashed in between",
+                        f"group {name} of {topic} handled {identity} again, and {process} had neither crashed nor left",
                     )
-        if limit is not None and repeats > limit * len(self.crashes):
+        interruptions = len(self.crashes) + len(group.left)
+        if limit is not None and repeats > limit * interruptions:
             self.wrong(
                 Kind.DUPLICATE,
-                f"group {name} of {topic} handled {repeats} events again after {len(self.crashes)} crashes; "
+                f"group {name} of {topic} handled {repeats} events again after {interruptions} interruptions; "
                 f"{limit} for each are allowed",
             )
+
+    def explained(
+        self, group: _Group, topic: str, identity: str, process: str, first: int, again: int
+    ) -> bool:
+        """Whether the process that handled an event first was interrupted before it was handled again."""
+        if any(first < at < again and who == process for at, who in self.crashes):
+            return True
+        partitions = {partition for partition, _ in self.spots.get((topic, identity), ())}
+        return any(
+            first < at < again and who == process and (not gone or gone & partitions)
+            for at, who, gone in group.left
+        )
 
     def meant_for(self, topic: str, group: _Group) -> list[_Publish]:
         """Acknowledged events that the group has to handle."""

@@ -65,6 +65,15 @@ class Assigned(msgspec.Struct, frozen=True, tag="assigned"):
     offsets: dict[int, int]
 
 
+class Left(msgspec.Struct, frozen=True, tag="left"):
+    """A member gave partitions up (none named: all), or found that they were taken from it."""
+
+    process: str
+    topic: str
+    group: str
+    partitions: list[int]
+
+
 class Delivered(msgspec.Struct, frozen=True, tag="delivered"):
     """A stream handed a record out."""
 
@@ -113,6 +122,7 @@ Entry = (
     | Refused
     | Subscribed
     | Assigned
+    | Left
     | Delivered
     | Handled
     | DeadLettered

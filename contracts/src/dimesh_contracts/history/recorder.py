@@ -41,6 +41,7 @@ from dimesh_contracts.history.entries import (
     Delivered,
     Entry,
     Handled,
+    Left,
     PublishBegun,
     Refused,
     Started,
@@ -207,10 +208,10 @@ class _Listener:
 
     async def revoked(self, partitions: Sequence[int]) -> None:
         await self._inner.revoked(partitions)
+        self._history.add(Left(self._history.process, self._topic, self._group, list(partitions)))
 
     def lost(self, partitions: Sequence[int]) -> None:
-        # As good as a crash: what was handled and not committed comes again.
-        self._history.crashed(self._history.process)
+        self._history.add(Left(self._history.process, self._topic, self._group, list(partitions)))
         self._inner.lost(partitions)
 
 
@@ -220,6 +221,7 @@ class _Stream:
         self._history = history
         self._topic = topic
         self._group = group
+        self._closed = False
 
     async def receive(self, limit: int) -> Sequence[Batch]:
         batches = await self._inner.receive(limit)
@@ -257,4 +259,7 @@ class _Stream:
         await self._inner.save_attempts(delivery, attempts)
 
     async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._history.add(Left(self._history.process, self._topic, self._group, []))
         await self._inner.close()

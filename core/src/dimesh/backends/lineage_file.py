@@ -14,7 +14,7 @@ from dimesh.errors import ConfigurationError, StorageError
 from dimesh.hookspecs import CONTRACT_VERSION, hookimpl
 from dimesh.lineage.segments import SegmentLog
 from dimesh.spi.lineage import LineageRecord, LineageSink
-from dimesh.spi.options import Options, parse_options
+from dimesh.spi.options import Options, is_path, parse_options
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class FileSink:
     name = "file"
 
     def __init__(self, options: FileSinkOptions, clock: Clock | None = None) -> None:
-        if not options.path or "\0" in options.path:
+        if not is_path(options.path):
             raise ConfigurationError("lineage 'file': path must name a folder")
         if options.sync_interval <= 0 or options.segment_bytes < 4_096:
             raise ConfigurationError(

@@ -25,7 +25,7 @@ from dimesh.errors import (
     VersionConflictError,
 )
 from dimesh.hookspecs import CONTRACT_VERSION, hookimpl
-from dimesh.spi.options import Options, parse_options
+from dimesh.spi.options import Options, is_path, parse_options
 from dimesh.spi.registry import RegistryStore, StoredSchema
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class SqliteStore:
     capabilities = Capabilities(Capability.SOFT_DELETE, Capability.PERSISTENT)
 
     def __init__(self, options: SqliteStoreOptions, clock: Clock) -> None:
-        if not options.path or "\0" in options.path:
+        if not is_path(options.path):
             raise ConfigurationError("registry 'sqlite': path must name a file")
         self._path = Path(options.path).absolute()
         self._clock = clock

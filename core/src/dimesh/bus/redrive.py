@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from dimesh.bus import headers as h
 from dimesh.bus.deadletter import DISCARDED, REDRIVEN, UNDECODABLE, DeadLetter, revived
 from dimesh.bus.engine import EventBus
 from dimesh.errors import CodecError, EventError, PayloadError, TopicNotFoundError
@@ -68,7 +69,8 @@ class DeadLetters:
             except CodecError:
                 continue  # our own damaged record: nothing can be said of it, and it stays where it is
             kind = event.event_type.value
-            if kind in (REDRIVEN, DISCARDED):
+            # A dead letter says why it is one; without that look an event of these types could pose as a mark.
+            if kind in (REDRIVEN, DISCARDED) and h.DLQ_REASON not in event.headers:
                 position = _marked(event)
                 if position is not None:
                     (redriven if kind == REDRIVEN else discarded).add(position)

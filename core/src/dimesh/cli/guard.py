@@ -16,6 +16,7 @@ from dimesh.cli.exit_codes import ExitCode
 from dimesh.errors import (
     BusError,
     ConfigurationError,
+    DeadLetterNotFoundError,
     DimeshError,
     EventError,
     GroupNotFoundError,
@@ -71,9 +72,18 @@ def guarded(arguments: Sequence[str]) -> int:
     return int(result) if isinstance(result, int) else ExitCode.OK
 
 
+_NOT_FOUND = (
+    TopicNotFoundError,
+    GroupNotFoundError,
+    DeadLetterNotFoundError,
+    SubjectNotFoundError,
+    NodeNotFoundError,
+)
+
+
 def code_of(error: DimeshError) -> ExitCode:
     """The exit code for an error."""
-    if isinstance(error, (TopicNotFoundError, GroupNotFoundError, SubjectNotFoundError, NodeNotFoundError)):
+    if isinstance(error, _NOT_FOUND):
         return ExitCode.NOT_FOUND
     if isinstance(error, ConfigurationError):
         return ExitCode.CONFIGURATION

@@ -41,11 +41,11 @@ class Output:
 
     def document(self, value: Any) -> None:
         """One JSON document."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+        sys.stdout.write(_as_json(value, 2) + "\n")
 
     def line(self, value: Mapping[str, Any]) -> None:
         """One JSON object on a line of its own, at once."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(_as_json(value) + "\n")
         sys.stdout.flush()
 
     def table(
@@ -81,6 +81,15 @@ class Output:
         """Something beside the result, on standard error."""
         if not self.quiet and not self.as_json:
             sys.stderr.write(_printable(text) + "\n")
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # an argument that is not UTF-8, such as a file's name
+        text = json.dumps(value, indent=indent, default=str)
+    return text
 
 
 def _printable(text: str) -> str:

@@ -140,7 +140,9 @@ class SchemaRegistry:
             if self._on_registered is not None:
                 self._on_registered(stored)
             return stored.version
-        raise VersionConflictError(f"subject {show(subject)} is registered to all the time by others; try again")
+        raise VersionConflictError(
+            f"subject {show(subject)} is registered to all the time by others; try again"
+        )
 
     async def check_compatibility(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -12,6 +13,14 @@ from dimesh.errors import ConfigurationError
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of a driver's options. Every field has a type and, where it can, a default."""
+
+
+def is_path(text: str) -> bool:
+    """Whether the operating system could take ``text`` as a path: neither empty nor with a NUL or lone surrogate."""
+    try:
+        return bool(text) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 T = TypeVar("T", bound=Options)

@@ -109,7 +109,7 @@ class SqliteBackend:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make the folder {self.path.parent}: {error.strerror}") from error
-        if self.path.is_dir():
+        if os.path.isdir(self.path):  # unlike Path.is_dir, it takes any name
             raise StorageError(f"{self.path} is a folder: give the mesh a file")
         self._lock = FileLock(Path(f"{self.path}-lock"))
         try:

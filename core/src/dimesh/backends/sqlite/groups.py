@@ -59,8 +59,9 @@ def boot_id() -> str:
 def process_start(pid: int) -> str | None:
     """Tells a process from a later one with the same number; empty where the system does not say; None: not running."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-        return stat.rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        # One that was killed and that its parent has not asked after yet is as dead as it will ever be.
+        return None if fields[0] in ("Z", "X") else fields[19]
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return None

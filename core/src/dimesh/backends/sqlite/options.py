@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from dimesh.errors import ConfigurationError
-from dimesh.spi.options import Options
+from dimesh.spi.options import Options, is_path
 
 MAX_PARTITIONS: Final = 1_024
 
@@ -37,7 +37,7 @@ class SqliteOptions(Options, frozen=True):
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= MAX_PARTITIONS:
             raise ConfigurationError(f"bus 'sqlite': partitions must be 1 to {MAX_PARTITIONS}")
-        if not self.path or "\0" in self.path:
+        if not is_path(self.path):
             raise ConfigurationError("bus 'sqlite': path must name a file")
         for name in ("lease", "poll", "max_queued", "max_queued_bytes", "retention_interval"):
             if getattr(self, name) <= 0:

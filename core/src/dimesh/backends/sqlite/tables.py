@@ -86,7 +86,9 @@ def read_topic(connection: sqlite3.Connection, name: str) -> Topic:
         TopicNotFoundError: none has it.
     """
     # Not every string can be asked for (a lone surrogate cannot be written); all names are ASCII.
-    row = connection.execute("SELECT * FROM topics WHERE name = ?", (name if name.isascii() else "",)).fetchone()
+    row = connection.execute(
+        "SELECT * FROM topics WHERE name = ?", (name if name.isascii() else "",)
+    ).fetchone()
     if row is None:
         raise TopicNotFoundError(f"no topic is named {show(name)}; 'dimesh topics' lists them")
     return _with_end(connection, row)

@@ -9,7 +9,7 @@ import typer
 
 from dimesh.cli.context import run, state_of
 from dimesh.cli.exit_codes import ExitCode
-from dimesh.errors import ConfigurationError, PayloadError
+from dimesh.errors import ConfigurationError, DeadLetterNotFoundError, PayloadError
 
 if TYPE_CHECKING:
     from dimesh.bus.deadletter import DeadLetter
@@ -86,6 +86,7 @@ def show(
 
 async def _show(state: State, topic: str, event_id: str) -> int:
     from dimesh.bus.redrive import DeadLetters
+    from dimesh.events import names
 
     async with state.opened() as mesh:
         entries = [
@@ -94,8 +95,9 @@ async def _show(state: State, topic: str, event_id: str) -> int:
             if e.event_id == event_id
         ]
     if not entries:
-        state.output.note(f"no dead letter of {topic} has the id {event_id}")
-        return ExitCode.NOT_FOUND
+        raise DeadLetterNotFoundError(
+            f"no dead letter of {topic} has the id {names.show(event_id)}; 'dimesh dlq list --all' lists them"
+        )
     for entry in entries:
         if state.output.as_json:
             state.output.line({**as_dict(entry), "event": json.loads(entry.event.to_json())})

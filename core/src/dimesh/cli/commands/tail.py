@@ -171,6 +171,8 @@ async def _replay(
         if start in ("earliest", "latest"):
             where = StartAt(start)
         elif start.isascii() and start.isdigit():
+            if len(start) > 18:
+                raise ConfigurationError(f"{start[:20]}… is no offset: no log is that long")
             where = dict.fromkeys(range(infos[0].partitions), int(start))
         else:
             where = parse_since(start)
