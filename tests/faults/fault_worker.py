@@ -122,16 +122,20 @@ def install(point: Failpoint) -> None:
 
 def run(task: Task) -> None:
     """The process."""
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())  # until the loop takes it over
     history = Mortal(os.open(task.pipe, os.O_WRONLY), task.name)
     point = Failpoint(history, task.failpoint, task.hits)
     if task.failpoint:
         install(point)
-    asyncio.run(work(task, history, point))
+    asyncio.run(work(task, history, point, asked))
 
 
-async def work(task: Task, history: Mortal, point: Failpoint) -> None:
+async def work(task: Task, history: Mortal, point: Failpoint, asked: threading.Event) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    if asked.is_set():
+        stop.set()
     backend = RecordingBackend(SqliteBackend(SqliteOptions(path=task.path), SystemClock()), history)
     bus = EventBus(backend)
     failed: set[int] = set()
@@ -173,8 +177,9 @@ async def work(task: Task, history: Mortal, point: Failpoint) -> None:
     async def publish(lane: int) -> None:
         number = task.first + lane
         while task.publishes and not stop.is_set() and number < task.first + task.count:
-            events = [Event("order.made", None, number + 4 * n) for n in range(1 + number % 3)]
-            await bus.publish_many(TOPIC, events, key=f"key-{lane}")
+            numbers = [number + 4 * n for n in range(1 + number % 3)]
+            events = [Event("order.made", None, n) for n in numbers]
+            await bus.publish_many(TOPIC, events, keys=[f"key-{lane}-{n % 5}" for n in numbers])
             number += 4 * len(events)
 
     publishing = [asyncio.create_task(publish(lane)) for lane in range(4)]

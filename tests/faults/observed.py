@@ -94,8 +94,8 @@ class Observed:
         os.close(self._descriptor)
 
 
-def judge(history: list[Entry], repeats: int = 500) -> list[Violation]:
-    """What a run that ended idle must not show. What an interruption may repeat is what was handled since the last commit,
-    a tenth of a second before, and what was handled behind an event that waits for another attempt.
+def judge(history: list[Entry], repeats: int = 6_000) -> list[Violation]:
+    """What a run that ended idle must not show. What an interruption may repeat is what was handled since the last commit
+    (``commit_every``, 5,000) and what was in flight (``max_in_flight``, 1,000).
     """
     return check(history, complete=True, repeats_per_interruption=repeats)

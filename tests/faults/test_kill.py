@@ -28,13 +28,13 @@ def test_named_failpoints(observed: Observed, point: str) -> None:
     """The process dies exactly there, once early and once later, while another one lives; then all goes on."""
     other = observed.start()
     for hits in (1, 7):
-        few = 1 if point in ("join", "leave", "close", "checkpoint") else hits
-        name = observed.start(failpoint=point, hits=few)
-        if point in ("leave", "close"):
-            # Reached when it ends in good order, and not before.
-            wait_for(observed, name)
-            observed.workers[name].terminate()
+        seldom = point in ("join", "claim", "leave", "close", "checkpoint")
+        name = observed.start(failpoint=point, hits=1 if seldom else hits)
         process = observed.workers[name]
+        if point in ("leave", "close"):
+            # Reached when it ends in good order (or clears up behind one that did not).
+            wait_for(observed, name)
+            process.terminate()
         process.join(60)
         assert process.exitcode == -9, f"{point} was not reached: {process.exitcode}"
         observed.join(name)
@@ -47,10 +47,12 @@ def test_named_failpoints(observed: Observed, point: str) -> None:
 
 
 def wait_for(observed: Observed, name: str, entries: int = 50) -> None:
-    """Until the worker has written something down."""
+    """Until the worker has written something down, or has ended."""
     wanted = f'"process":"{name}"'.encode()
     deadline = time.monotonic() + 60
     while observed._data.count(wanted) < entries:
+        if observed.workers[name].exitcode is not None:
+            return
         assert time.monotonic() < deadline, f"{name} does nothing"
         time.sleep(0.005)
 
@@ -65,6 +67,7 @@ def kill_at_random(observed: Observed, times: int, seed: int) -> None:
         observed.kill(victim)
         running.append(observed.start(consumes=rng.random() < 0.9, publishes=rng.random() < 0.9))
     for name in running:
+        wait_for(observed, name, 1)
         observed.terminate(name)
     busy(observed)
 

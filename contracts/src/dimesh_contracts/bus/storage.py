@@ -12,7 +12,7 @@ import pytest
 
 from dimesh.capabilities import Capability
 from dimesh.clock import SystemClock
-from dimesh.errors import PositionLostError, TopicNotFoundError
+from dimesh.errors import ConfigurationError, PositionLostError, TopicNotFoundError
 from dimesh.spi.bus import Attempts, BusBackend, StartAt, TopicConfig
 from dimesh_contracts.bus.groups import first_batch
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
@@ -275,6 +275,9 @@ class Storage(BusHarness):
         (info,) = [t for t in await backend.topics() if t.name == topic]
         assert info.partitions == wanted
         assert info.records in (12, None)
+        for bad in ({"partitions": 0}, {"retention_records": -1}, {"retention_seconds": 0.0}):
+            with pytest.raises(ConfigurationError):
+                await backend.create_topic(topic, TopicConfig(**bad))
 
 
 async def _commit_all(reader: Any) -> None:

@@ -26,6 +26,7 @@ from zlib import crc32
 import msgspec
 
 from dimesh.capabilities import Capabilities
+from dimesh.errors import ConfigurationError
 from dimesh.events.codec import decode_header, encode_header
 from dimesh.events.event import Event
 from dimesh.events.types import EventPriority
@@ -286,12 +287,22 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TopicConfig:
-    """Settings of a topic; None leaves the backend's default."""
+    """Settings of a topic; None leaves the backend's default.
+
+    Raises:
+        ConfigurationError: a figure is not positive.
+    """
 
     partitions: int | None = None
     retention_seconds: float | None = None
     retention_bytes: int | None = None
     retention_records: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("partitions", "retention_seconds", "retention_bytes", "retention_records"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"{name} of a topic must be positive, or left out: not {value}")
 
 
 @dataclass(frozen=True, slots=True)
