@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import statistics
 import time
 import tracemalloc
@@ -15,8 +16,13 @@ from typing import Any
 
 from dimesh import Event, EventBus, EventBusFactory, EventHandler, EventMetadata
 
-EVENTS = 50_000
-ROUNDS = 7
+SHORT = os.environ.get("MESH_BENCH_SHORT") == "1"
+EVENTS = 10_000 if SHORT else 50_000
+ROUNDS = 2 if SHORT else 7
+SINGLES = 1_000 if SHORT else 5_000
+"""Events published one at a time for the latency."""
+HELD = 10_000 if SHORT else 40_000
+"""Events that are handled while what the bus holds is looked at."""
 TYPES = [f"bench.type{i}" for i in range(10)]
 
 
@@ -80,7 +86,7 @@ async def through_the_bus(sample: list[Event], handlers: int, many: int = 1) -> 
     return spent / len(sample)
 
 
-async def latency(count: int = 5_000) -> tuple[float, float]:
+async def latency(count: int = SINGLES) -> tuple[float, float]:
     """p50 and p99 seconds from publish to the handler, one event at a time."""
     bus: EventBus = EventBusFactory.create("memory")
     arrived: asyncio.Future[float] | None = None
@@ -127,7 +133,7 @@ async def kept_after_handling(count: int) -> float:
 
 
 def run() -> list[dict[str, Any]]:
-    """Medians of seven rounds in turn: floor, one handler, ten handlers, batches."""
+    """Medians of several rounds in turn: floor, one handler, ten handlers, batches."""
     sample = events(EVENTS)
     gc.collect()
     gc.freeze()  # the sample itself is not what is measured
@@ -139,7 +145,7 @@ def run() -> list[dict[str, Any]]:
         batches.append(asyncio.run(through_the_bus(sample, 1, 100)))
     gc.unfreeze()
     p50, p99 = asyncio.run(latency())
-    kept = asyncio.run(kept_after_handling(40_000))
+    kept = asyncio.run(kept_after_handling(HELD))
 
     def micro(values: list[float]) -> float:
         return statistics.median(values) * 1e6

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -20,7 +21,12 @@ import msgspec
 from dimesh.events import Event, EventMetadata
 from dimesh.events.codec import decode_header, decode_json, encode_header, encode_json
 
-HELD = 5_000
+SHORT = os.environ.get("MESH_BENCH_SHORT") == "1"
+NUMBER = 500 if SHORT else 2_000
+"""Calls in one run."""
+REPEAT = 5 if SHORT else 30
+"""Runs, of which the best counts."""
+HELD = 1_000 if SHORT else 5_000
 """Events held at once to see what one takes."""
 
 
@@ -70,7 +76,7 @@ def _sample() -> Event:
     return Event("deal.won", metadata, {"campaign_id": "camp_001", "x": "y" * 280})
 
 
-def _best(run: Callable[[], object], number: int = 2_000, repeat: int = 30) -> float:
+def _best(run: Callable[[], object], number: int = NUMBER, repeat: int = REPEAT) -> float:
     """Shortest time of one call, in µs."""
     best = float("inf")
     for _ in range(repeat):

@@ -19,7 +19,7 @@ from dimesh.backends.memory.options import MAX_PARTITIONS, MemoryOptions
 from dimesh.backends.memory.stream import MemoryStream
 from dimesh.backends.memory.topic import Log, Topic
 from dimesh.capabilities import Capabilities, Capability
-from dimesh.clock import Clock, Handle
+from dimesh.clock import CLOCK_LOOK, Clock, Handle
 from dimesh.errors import (
     BackpressureError,
     BusClosedError,
@@ -208,7 +208,7 @@ class MemoryBackend:
             self._timer = None
         if self._delayed and not self._closed:
             wait = max(self._delayed[0][0] - self._time(), 0.0)
-            self._timer = self._clock.call_later(wait, self._release_due)
+            self._timer = self._clock.call_later(min(wait, CLOCK_LOOK), self._release_due)
 
     def _release_due(self) -> None:
         self._timer = None

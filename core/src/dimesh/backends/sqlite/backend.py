@@ -24,7 +24,7 @@ from dimesh.backends.sqlite.stream import SqliteStream
 from dimesh.backends.sqlite.tables import Row, Topic, read_start, read_topic, row_of
 from dimesh.backends.sqlite.writer import Writer
 from dimesh.capabilities import Capabilities, Capability, Support
-from dimesh.clock import Clock, Handle
+from dimesh.clock import CLOCK_LOOK, Clock, Handle
 from dimesh.errors import (
     BackpressureError,
     BusClosedError,
@@ -321,7 +321,14 @@ class SqliteBackend:
         self._due_at = due
         if due is not None:
             wait = max(due - self.clock.time(), 0.0)
-            self._due_timer = self.clock.call_later(wait, lambda: self._spawn(self._release_due()))
+            if wait <= CLOCK_LOOK:
+                self._due_timer = self.clock.call_later(wait, lambda: self._spawn(self._release_due()))
+            else:
+                self._due_timer = self.clock.call_later(CLOCK_LOOK, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        self._due_timer = None
+        self._arm_due()
 
     async def _release_due(self) -> None:
         self._due_timer = None
