@@ -68,6 +68,7 @@ class _Run:
                     "kit": cls.kit().__name__,  # type: ignore[union-attr]
                     "guarantee": function.guarantee.name,
                     "sentence": function.guarantee.sentence,
+                    "offers": sorted(capability.value for capability in cls.offers or ()),
                     "needs": [capability.value for capability in function.needs],
                     "usually_wrong": _usually_wrong(function),
                 },
@@ -168,9 +169,14 @@ class _Run:
             }
             said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
             terminalreporter.line(f"{name} ({kit}): {said}")
-            for capability, states in sorted(_matrix(tests).items()):
+            matrix = _matrix(tests)
+            for capability in next(iter(tests.values()))["offers"]:
+                matrix.setdefault(capability, [])
+            for capability, states in sorted(matrix.items()):
                 verdict = (
-                    "FAILED"
+                    "stated; this kit has no test for it"
+                    if not states
+                    else "FAILED"
                     if "failed" in states
                     else "not offered"
                     if set(states) == {"not offered"}
