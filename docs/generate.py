@@ -30,6 +30,7 @@ def main() -> int:
         "hooks.md": hooks,
         "capabilities.md": capabilities,
         "api.md": api,
+        "contracts.md": contracts,
     }
     stale = []
     help_text = subprocess.run(
@@ -56,6 +57,39 @@ def main() -> int:
         print(f"not current: {', '.join(stale)}; run python docs/generate.py")
         return 1
     return 0
+
+
+# -- contract kits ---------------------------------------------------------------------------------------
+
+
+def contracts() -> str:
+    from dimesh_contracts.bus import BusBackendContract
+    from dimesh_contracts.cdc import CDCSourceContract
+    from dimesh_contracts.lineage import LineageSinkContract
+    from dimesh_contracts.registry import RegistryStoreContract
+
+    lines = [
+        "# What the kit proves",
+        "",
+        "Each guarantee, and the tests that a plugin has to pass for it. A test in whose line a capability stands is run",
+        "where the plugin offers it. That the tests find what they are for is shown by the [mutants](mutants.md).",
+    ]
+    for title, kit in (
+        ("Bus backends", BusBackendContract),
+        ("Schema stores", RegistryStoreContract),
+        ("Change sources", CDCSourceContract),
+        ("Lineage sinks", LineageSinkContract),
+    ):
+        tests = [(name, inspect.getattr_static(kit, name)) for name in sorted(kit.names())]
+        lines += ["", f"## {title}", "", f"`{kit.__module__}.{kit.__name__}`, {len(tests)} tests."]
+        for guarantee in type(tests[0][1].guarantee):
+            lines += ["", f"**{guarantee.name}**: {guarantee.sentence}", ""]
+            for name, test in tests:
+                if test.guarantee is guarantee:
+                    needs = ", ".join(c.value for c in test.needs)
+                    wrong = " ".join((test.__doc__ or "").split()).partition("Usually wrong: ")[2]
+                    lines.append(f"- `{name}`{f' ({needs})' if needs else ''}. Usually wrong: {wrong}")
+    return "\n".join(lines)
 
 
 # -- command line ----------------------------------------------------------------------------------------

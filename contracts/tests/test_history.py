@@ -84,7 +84,10 @@ def test_a_good_history() -> None:
         ([*GOOD, Left("c", "t", "g", [1]), *handled(0)], Kind.DUPLICATE),
         ([*GOOD, Left("c", "t", "another", []), *handled(0)], Kind.DUPLICATE),
         ([*BEGIN, *published(0), Delivered("c", "t", "g", "e9", "k", "d0", 0, 9), *handled(0)], Kind.CHANGED),
-        ([*BEGIN, *published(0), Delivered("c", "t", "g", "e0", "k", "cut", 0, 0), *handled(0)], Kind.CHANGED),
+        (
+            [*BEGIN, *published(0), Delivered("c", "t", "g", "e0", "k", "cut", 0, 0), *handled(0)],
+            Kind.CHANGED,
+        ),
         ([*BEGIN, *published(0), Delivered("c", "t", "g", "e0", "K", "d0", 0, 0), *handled(0)], Kind.CHANGED),
         (
             [*BEGIN, PublishBegun("p", "t", ["e0"], ["k"], ["d0"]), Refused("p", "t", ["e0"]), *handled(0)],
@@ -112,7 +115,14 @@ def test_what_is_allowed() -> None:
     assert check(crash, complete=True) == []
     assert kinds(crash, repeats_per_interruption=0) == {Kind.DUPLICATE}
     for gone in ([], [0]):
-        left = [*BEGIN, *published(0), *handled(0), Left("c", "t", "g", gone), *handled(0, "c2"), committed(1)]
+        left = [
+            *BEGIN,
+            *published(0),
+            *handled(0),
+            Left("c", "t", "g", gone),
+            *handled(0, "c2"),
+            committed(1),
+        ]
         assert check(left, complete=True) == []
     unknown = [*BEGIN, PublishBegun("p", "t", ["e0"], ["k"], ["d0"])]
     assert check(unknown, complete=True) == []
@@ -150,7 +160,10 @@ def test_one_entry_taken_out_of_a_good_history_is_noticed_or_harmless(data: st.D
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=30), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=30),
+    st.randoms(use_true_random=False),
+)
 def test_what_the_bus_does_is_a_good_history(plan: list[tuple[str, int]], rng: random.Random) -> None:
     async def run(path: Path) -> None:
         history = History.append_to(path)
@@ -183,7 +196,9 @@ def test_what_the_bus_does_is_a_good_history(plan: list[tuple[str, int]], rng: r
 
 async def test_from_a_shell(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    path.write_bytes(b"".join(encode(entry) + b"\n" for entry in GOOD) + b'{"type": "hand')  # a crash cut the last line
+    path.write_bytes(
+        b"".join(encode(entry) + b"\n" for entry in GOOD) + b'{"type": "hand'
+    )  # a crash cut the last line
     command = [sys.executable, "-m", "dimesh_contracts.history", str(path), "--complete"]
     good = subprocess.run(command, capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stderr

@@ -71,7 +71,9 @@ class Bare:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
-        self._connection.execute("PRAGMA cache_size=-16000")  # as the bus; it writes to the file at 4 MB, as by default
+        self._connection.execute(
+            "PRAGMA cache_size=-16000"
+        )  # as the bus; it writes to the file at 4 MB, as by default
         self._connection.execute(
             "CREATE TABLE records (id INTEGER PRIMARY KEY, time REAL NOT NULL, slot INTEGER NOT NULL,"
             " key TEXT NOT NULL, type TEXT NOT NULL, pillar TEXT NOT NULL, priority TEXT NOT NULL,"

@@ -311,7 +311,11 @@ def verdict(run: Run, stored: float) -> list[dict[str, Any]]:
         moved = max(abs(getattr(s, f"{name}_memory") - begin) for s in after_tenth)
         checks.append((f"memory of the {name}, most bytes away from the 10 % mark", moved, MEMORY_ALLOWED))
     checks.append(
-        ("most bytes on disk after the first quarter", max(s.database + s.wal for s in after_quarter), int(disk))
+        (
+            "most bytes on disk after the first quarter",
+            max(s.database + s.wal for s in after_quarter),
+            int(disk),
+        )
     )
     return [
         {"bound": name, "value": value, "allowed": allowed, "ok": value is not None and value <= allowed}
@@ -362,7 +366,9 @@ def main() -> int:
         asyncio.run(consume(path, int(total), float(every)))
         return 0
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--short", action="store_true", help="100,000 events; the picture goes to bench-results/")
+    parser.add_argument(
+        "--short", action="store_true", help="100,000 events; the picture goes to bench-results/"
+    )
     parser.add_argument("--plot", type=Path, help="file for the picture")
     arguments = parser.parse_args()
     total, every = (100_000, 0.1) if arguments.short else (1_000_000, 1.0)

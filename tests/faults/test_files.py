@@ -28,7 +28,9 @@ def make(path: Path, **options: object) -> EventBus:
 async def fill(path: Path, count: int = SENT) -> None:
     async with make(path) as bus:
         for first in range(0, count, 20):
-            await bus.publish_many("t", [Event("x.y", None, f"{n}:" + "payload " * 20) for n in range(first, first + 20)])
+            await bus.publish_many(
+                "t", [Event("x.y", None, f"{n}:" + "payload " * 20) for n in range(first, first + 20)]
+            )
 
 
 async def everything(path: Path) -> list[int]:
@@ -151,7 +153,9 @@ async def test_a_torn_tail(path: Path, tmp_path: Path) -> None:
     for number in range(25):
         copy = tmp_path / f"copy{number}.db"
         copy.write_bytes(main)
-        Path(f"{copy}-wal").write_bytes(wal[: rng.randrange(len(wal))] + rng.randbytes(rng.choice((0, 0, 3_000))))
+        Path(f"{copy}-wal").write_bytes(
+            wal[: rng.randrange(len(wal))] + rng.randbytes(rng.choice((0, 0, 3_000)))
+        )
         found = await everything(copy)
         assert found == list(range(len(found)))
         assert len(found) >= SENT
@@ -247,7 +251,11 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 
 def taken_by_child(path: Path, limit: int) -> tuple[list[int], list[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(path), str(limit)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", CHILD, str(path), str(limit)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -270,9 +278,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     mount = shutil.which("mount")
-    if mount is None or subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False
-    ).returncode:
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("a small file system cannot be mounted here; the two tests above stand in for it")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=False)

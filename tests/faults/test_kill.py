@@ -13,7 +13,6 @@ from observed import Observed, judge
 from dimesh_contracts.history.entries import Acknowledged, DeadLettered, Handled
 
 
-
 def busy(observed: Observed) -> None:
     """The run did something: else it proves nothing."""
     history = observed.finish()

@@ -59,7 +59,9 @@ async def after_the_cut(folder: Path, main: bytes, wal: bytes) -> list[list[int]
     return found
 
 
-async def check(folder: Path, main: bytes, wal: bytes, acknowledged: int, begun: int, sizes: list[int]) -> None:
+async def check(
+    folder: Path, main: bytes, wal: bytes, acknowledged: int, begun: int, sizes: list[int]
+) -> None:
     found = await after_the_cut(folder, main, wal)
     expected = [[batch, n] for batch in range(acknowledged) for n in range(sizes[batch])]
     more = [[batch, n] for batch in range(begun) for n in range(sizes[batch])]

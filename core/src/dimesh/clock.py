@@ -10,7 +10,6 @@ from time import monotonic as _monotonic
 from time import time as _wall
 from typing import Final, Protocol, runtime_checkable
 
-
 CLOCK_LOOK: Final = 1.0
 """Seconds after which who waits for a time of the wall clock looks at it again: it may have been set."""
 

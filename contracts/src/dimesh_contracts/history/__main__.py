@@ -14,9 +14,13 @@ def main() -> int:
     """Print the violations; 1 if there are any, 2 if the file cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m dimesh_contracts.history", description=__doc__)
     parser.add_argument("file")
-    parser.add_argument("--complete", action="store_true", help="the run ended idle: what was not handled is lost")
     parser.add_argument(
-        "--repeats-per-interruption", type=int, help="how many events a crash or hand-over may cause to come again"
+        "--complete", action="store_true", help="the run ended idle: what was not handled is lost"
+    )
+    parser.add_argument(
+        "--repeats-per-interruption",
+        type=int,
+        help="how many events a crash or hand-over may cause to come again",
     )
     parser.add_argument("--unordered", action="store_true", help="the backend promises no order")
     arguments = parser.parse_args()

@@ -151,8 +151,9 @@ class _Checker:
                     group.base.setdefault(partition, offset)
             case Delivered():
                 self.delivered(entry)
-            case Handled(topic=topic, group=name, id=identity, process=process) | DeadLettered(
-                topic=topic, group=name, id=identity, process=process
+            case (
+                Handled(topic=topic, group=name, id=identity, process=process)
+                | DeadLettered(topic=topic, group=name, id=identity, process=process)
             ):
                 self.groups[topic, name].handled[identity].append((index, process))
             case CommitBegun(topic=topic, group=name, offsets=offsets):
@@ -168,7 +169,9 @@ class _Checker:
     def last_publish(self, index: int, topic: str, identity: str) -> _Publish:
         publishes = self.publishes.get((topic, identity))
         if not publishes:
-            raise ValueError(f"entry {index + 1} is about {identity} of {topic}, which no entry before it published")
+            raise ValueError(
+                f"entry {index + 1} is about {identity} of {topic}, which no entry before it published"
+            )
         return publishes[-1]
 
     def place(self, topic: str, position: tuple[int, int], identity: str) -> None:
@@ -256,7 +259,9 @@ class _Checker:
     def lost(self, topic: str, name: str, group: _Group) -> None:
         for publish in self.meant_for(topic, group):
             if publish.id not in group.handled:
-                self.wrong(Kind.LOST, f"group {name} of {topic} never handled {publish.id}, key {publish.key!r}")
+                self.wrong(
+                    Kind.LOST, f"group {name} of {topic} never handled {publish.id}, key {publish.key!r}"
+                )
 
     def order(self, topic: str, name: str, group: _Group) -> None:
         """Event A comes before B if A was acknowledged before the publish of B began."""
