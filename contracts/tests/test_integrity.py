@@ -82,6 +82,18 @@ def test_a_test_that_a_plugin_removes_is_missed(run) -> None:
     result.stderr.fnmatch_lines(["*test_forgets_what_is_older was taken out*"])
 
 
+def test_the_workers_of_xdist_notice_it_too(run) -> None:
+    pytest.importorskip("xdist")
+    result = run("\n    async def test_forgets_what_is_older(self): pass\n", "-n", "2")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*a contract kit is not run whole:*", "*test_forgets_what_is_older is overridden*"]
+    )
+    whole = run("", "-n", "2")
+    whole.assert_outcomes(passed=7, skipped=1)
+    whole.stdout.fnmatch_lines(["*TestMine (LineageSinkContract): 7 passed, 1 not offered"])
+
+
 def test_a_run_narrowed_on_purpose_is_no_error(run) -> None:
     run("", "-k", "forgets").assert_outcomes(passed=1, deselected=7)
 

@@ -15,6 +15,7 @@ Replay: from ``subscribe(start=earliest)`` until an empty handler has had every 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sqlite3
 import statistics
@@ -39,6 +40,7 @@ SINGLES = 60 if SHORT else 300
 STORED = 20_000 if SHORT else 200_000
 REPLAYS = 1 if SHORT else 5
 TOPIC = "bench"
+INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 Row = tuple[int, float, int, str, str, str, str, bytes, bytes, int]
 
@@ -85,7 +87,6 @@ class Bare:
     def slice(self, batch: int) -> Cost:
         """All events of the sample, ``batch`` in a transaction."""
         execute, executemany = self._connection.execute, self._connection.executemany
-        insert = f"INSERT INTO records VALUES ({', '.join('?' * 10)})"
         now = time.time()
         rows: list[Row] = [(at, now, *content) for at, content in enumerate(self._contents, self._next)]
         self._next += len(rows)
@@ -93,7 +94,7 @@ class Bare:
         wall, cpu = time.perf_counter(), time.process_time()
         for some in batches:
             execute("BEGIN IMMEDIATE")
-            executemany(insert, some)
+            executemany(INSERT, some)
             execute("COMMIT")
         return Cost((time.perf_counter() - wall) / len(rows), (time.process_time() - cpu) / len(rows))
 
@@ -136,6 +137,8 @@ async def appends(folder: Path, batch: int) -> tuple[list[Cost], list[Cost]]:
     bare = Bare(folder / f"bare-{batch}.db", sample)
     floors: list[Cost] = []
     ours: list[Cost] = []
+    gc.collect()
+    gc.freeze()  # neither the events nor the floor's rows are what is measured
     async with EventBusFactory.create("sqlite", path=str(folder / f"ours-{batch}.db")) as bus:
         for number in range(ROUNDS + 1):
             floor = bare.slice(batch)
@@ -143,6 +146,7 @@ async def appends(folder: Path, batch: int) -> tuple[list[Cost], list[Cost]]:
             if number:
                 floors.append(floor)
                 ours.append(own)
+    gc.unfreeze()
     bare.close()
     return floors, ours
 

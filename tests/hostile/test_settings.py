@@ -13,7 +13,6 @@ from dimesh.mesh import Mesh
 from dimesh.plugins import PluginManager
 from dimesh.settings import load_settings
 
-# ruff: noqa: PT017 - most cases raise nothing, so pytest.raises cannot be used
 from .hostile import amounts, hostile_text, mutated, refused, try_all
 
 SECRET = "s3cr3t-hunter2"

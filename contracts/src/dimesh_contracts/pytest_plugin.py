@@ -103,10 +103,22 @@ class _Run:
             gate = "_only_what_is_offered"
             if inspect.getattr_static(cls, gate) is not inspect.getattr_static(Contract, gate):
                 self._problems.append(f"{name}: the fixture that decides what is offered is overridden")
-        if self._problems and not hasattr(self._config, "workerinput"):
-            raise pytest.UsageError(
-                "a contract kit is not run whole:\n  " + "\n  ".join(sorted(set(self._problems)))
-            )
+        if self._problems and not self._is_worker:
+            raise pytest.UsageError(self._complaint)
+
+    @property
+    def _is_worker(self) -> bool:
+        """Of pytest-xdist, whose workers collect: an error there would be taken for a crash."""
+        return hasattr(self._config, "workerinput")
+
+    @property
+    def _complaint(self) -> str:
+        return "a contract kit is not run whole:\n  " + "\n  ".join(sorted(set(self._problems)))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if self._problems:
+            pytest.fail(self._complaint, pytrace=False)
 
     @property
     def _narrowed(self) -> bool:
@@ -187,7 +199,7 @@ class _Run:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         path = self._config.getoption("--contract-report")
-        if path and not hasattr(self._config, "workerinput"):
+        if path and not self._is_worker:
             Path(path).write_text(json.dumps(self._outcomes, indent=1, sort_keys=True), "utf-8")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from dimesh.errors import InvalidSchemaError
@@ -155,6 +155,8 @@ def compiled(schema: Any, engine: Any) -> Validator | None:
         return None
 
 
+@example({"items": False, "additionalItems": False}, [[]])
+@example({"items": [{}], "additionalItems": False}, [[1], [1, 2]])
 @settings(max_examples=400, deadline=None)
 @given(SCHEMAS, st.lists(VALUES, min_size=1, max_size=6))
 def test_both_engines_give_the_same_verdict(schema: Any, values: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -211,7 +212,7 @@ class _Checker:
     def duplicates(self, topic: str, name: str, group: _Group, limit: int | None) -> None:
         repeats = 0
         for identity, handlings in group.handled.items():
-            for (first, process), (again, _) in zip(handlings, handlings[1:], strict=False):
+            for (first, process), (again, _) in itertools.pairwise(handlings):
                 repeats += 1
                 if not self.explained(group, topic, identity, process, first, again):
                     self.wrong(

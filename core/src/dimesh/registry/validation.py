@@ -146,7 +146,7 @@ class _Python:
         for name, function in FORMATS.items():
             checker.checks(name)(_on_strings(function))
         exact = validators.extend(  # type: ignore[no-untyped-call]
-            jsonschema.Draft7Validator, {"multipleOf": _multiple_of}
+            jsonschema.Draft7Validator, {"multipleOf": _multiple_of, "additionalItems": _additional_items}
         )
         self._validator = exact(rewritten, format_checker=checker, registry=referencing.Registry())
 
@@ -171,6 +171,14 @@ def _multiple_of(_: Any, divisor: Any, instance: Any, __: Any) -> Iterable[Any]:
         rest = Decimal(str(instance)) % Decimal(str(divisor))
     if rest != 0:
         yield jsonschema.ValidationError(f"{instance!r} is not a multiple of {divisor}")
+
+
+def _additional_items(validator: Any, additional: Any, instance: Any, schema: Any) -> Iterable[Any]:
+    # Only beside a list of items does it mean anything (draft 7, 6.4.2); the library's own fails beside a boolean.
+    items = schema.get("items")
+    if isinstance(instance, list) and isinstance(items, list):
+        for n, value in enumerate(instance[len(items) :], len(items)):
+            yield from validator.descend(value, additional, path=n)
 
 
 def _on_strings(function: Any) -> Any:
