@@ -89,7 +89,12 @@ def main() -> None:
     if command == "demo":
         target = [PYTHON, "-m", "dimesh", "demo", *rest]
     elif command == "test":
-        target = [PYTHON, "-m", "pytest", *(rest or ["-q", "-m", "not slow and not wheels"])]
+        target = [
+            PYTHON,
+            "-m",
+            "pytest",
+            *(rest or ["-q", "-n", "2", "--dist", "worksteal", "-m", "not slow and not wheels"]),
+        ]
     elif command == "nox":
         target = [PYTHON, "-m", "nox", *rest]
     else:

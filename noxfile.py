@@ -27,6 +27,8 @@ MAIN = "3.12"
 PLUGINS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("plugins/*/pyproject.toml"))
 MEMBERS = ["core", "contracts", *PLUGINS]
 DIST = ROOT / "dist"
+PARALLEL = ("-n", "2", "--dist", "worksteal")
+QUICK = ("-q", *PARALLEL, "-m", "not slow and not wheels")
 
 
 def editable(session: nox.Session, *members: str, groups: tuple[str, ...] = ("test",)) -> None:
@@ -43,7 +45,7 @@ def member(session: nox.Session, member: str) -> None:
     editable(session, *dict.fromkeys(("core", "contracts", member)))
     tests = ROOT / member / "tests"
     if any(tests.rglob("test_*.py")):
-        session.run("pytest", "-q", "-m", "not slow and not wheels", str(tests), *session.posargs)
+        session.run("pytest", *QUICK, str(tests), *session.posargs)
     else:
         session.log(f"{member} has no tests of its own")
 
@@ -52,14 +54,14 @@ def member(session: nox.Session, member: str) -> None:
 def tests(session: nox.Session) -> None:
     """What crosses distributions: architecture, start-up, the user's document, documentation."""
     editable(session, *MEMBERS)
-    session.run("pytest", "-q", "-m", "not slow and not wheels", "tests", *session.posargs)
+    session.run("pytest", *QUICK, "tests", *session.posargs)
 
 
 @nox.session(python=MAIN)
 def slow(session: nox.Session) -> None:
     """The tests that take longer."""
     editable(session, *MEMBERS)
-    session.run("pytest", "-q", "-m", "slow and not wheels", *session.posargs)
+    session.run("pytest", "-q", *PARALLEL, "-m", "slow and not wheels", *session.posargs)
 
 
 @nox.session(python=MAIN)
@@ -109,8 +111,8 @@ def wheels(session: nox.Session) -> None:
 def lowest_direct(session: nox.Session) -> None:
     """The oldest versions that the distributions say they work with."""
     session.install("--resolution", "lowest-direct", "./core", "./contracts")
-    session.install("pytest-timeout", "cloudevents")
-    session.run("pytest", "-q", "-m", "not slow and not wheels", "core/tests", *session.posargs)
+    session.install("pytest-timeout", "pytest-xdist", "cloudevents")
+    session.run("pytest", *QUICK, "core/tests", *session.posargs)
 
 
 @nox.session(python=MAIN)
@@ -118,6 +120,13 @@ def mutants(session: nox.Session) -> None:
     """Broken plugins, each of which its contract kit must fail."""
     editable(session, *MEMBERS)
     session.run("python", "contracts/tests/mutants/run.py", *session.posargs)
+
+
+@nox.session(python=MAIN)
+def endurance(session: nox.Session) -> None:
+    """A million events through the sqlite bus with a slow consumer (--short: a tenth); draws the documentation's plot."""
+    editable(session, *MEMBERS, groups=("bench",))
+    session.run("python", "core/benchmarks/endurance.py", *session.posargs)
 
 
 @nox.session(python=MAIN)
