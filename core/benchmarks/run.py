@@ -1,6 +1,7 @@
 """Runs the benchmarks and writes their figures: a table to the terminal, JSON to ``bench-results/``.
 
-Usage: ``python core/benchmarks/run.py [--short] [NAME …]``. Every figure is a ratio to a floor measured in the same run
+Usage: ``python core/benchmarks/run.py [--short] [--write] [NAME …]``; ``--write`` puts the tables into
+docs/performance.md. Every figure is a ratio to a floor measured in the same run
 wherever there is one. A target that is missed is shown as missed; it does not fail the run, since a busy machine would.
 """
 
@@ -21,6 +22,8 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "bench-results"
+PAGE = HERE.parents[1] / "docs" / "performance.md"
+MARKS = ("<!-- figures: written by nox -s bench -- --write -->", "<!-- end of figures -->")
 
 
 def load(path: Path) -> Any:
@@ -38,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="benchmarks to run, such as 'bus'; all by default")
     parser.add_argument("--short", action="store_true", help="fewer rounds, to see that they still run")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
     arguments = parser.parse_args()
     if arguments.short:
         os.environ["MESH_BENCH_SHORT"] = "1"
@@ -69,6 +73,28 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "figures.json").write_text(json.dumps(figures, indent=2), "utf-8")
     console.print(f"written to {RESULTS.name}/figures.json")
+    if arguments.write:
+        before, _, rest = PAGE.read_text("utf-8").partition(MARKS[0])
+        _, _, after = rest.partition(MARKS[1])
+        PAGE.write_text(f"{before}{MARKS[0]}\n{tables(figures)}\n{MARKS[1]}{after}", "utf-8")
+        console.print(f"written to {PAGE.relative_to(HERE.parents[1])}")
+
+
+def tables(figures: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [f"Python {figures['python']}, {figures['machine']}, {figures['cpus']} processors; {figures['time'][:10]}."]
+    for name, rows in figures.items():
+        if not isinstance(rows, list):
+            continue
+        lines += ["", f"### {name}", "", "| figure | value | floor | ratio | target | |", "|---|---|---|---|---|---|"]
+        for row in rows:
+            ok = row.get("ok")
+            verdict = "" if ok is None else "reached" if ok else "**missed**"
+            floor = f"{row['floor']:,.3g}" if row.get("floor") is not None else ""
+            ratio = f"{row['ratio']:.2f}" if row.get("ratio") is not None else ""
+            value = f"{row['value']:,.3g} {row.get('unit', '')}".strip()
+            lines.append(f"| {row['name']} | {value} | {floor} | {ratio} | {row.get('target', '')} | {verdict} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

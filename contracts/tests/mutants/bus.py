@@ -221,6 +221,23 @@ class CommitsGoBack(Memory):
     stream_class = BackwardStream
 
 
+class LateStream(MemoryStream):
+    async def commit(self, positions: Mapping[int, int]) -> None:
+        before, self.pending = self.__dict__.get("pending", {}), dict(positions)
+        await super().commit({p: at for p, at in before.items() if p in self.delivered})
+
+    async def close(self) -> None:
+        group = self._topic.groups.get(self.group or "")
+        kept = dict(group.committed) if group is not None else {}
+        await super().close()
+        if group is not None:
+            group.committed = kept
+
+
+class CommitsLate(Memory):
+    stream_class = LateStream
+
+
 class UndeadStream(MemoryStream):
     async def close(self) -> None:
         kept = list(self.mailbox)
@@ -519,6 +536,7 @@ MUTANTS = [
     Mutant("commits-received", G.HANDLED_BEFORE_COMMIT, "commits what was received", CommitsWhatWasReceived),
     Mutant("commits-past-hole", G.COMMIT, "commits one record too far, past a hole", CommitsPastAHole),
     Mutant("commits-back", G.COMMIT, "lets a late commit move the position back", CommitsGoBack),
+    Mutant("commits-late", G.DRAIN, "carries a commit out when the next one comes", CommitsLate),
     Mutant("undead", G.CLOSED, "delivers to a closed subscription", DeliversAfterClosing),
     Mutant(
         "loses-on-cancel", G.CANCELLATION, "loses what a cancelled receive had taken", LosesOnCancellation

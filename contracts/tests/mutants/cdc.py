@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator
@@ -133,6 +134,19 @@ class PositionsAhead(Outbox):
             yield replace(batch, position=identity + b":" + str(int(at) + 1).encode())
 
 
+class RemembersWhatItFetched(Outbox):
+    fetched = b""
+
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        def number(at: bytes) -> int:
+            return int(at.rpartition(b":")[2] or b"0") if at else -1
+
+        async for batch in super().stream(object, max(position, self.fetched, key=number)):
+            self.fetched = batch.position
+            await asyncio.sleep(0.001)  # cancelled here, the batch is gone
+            yield batch
+
+
 class EmptyFeed(Outbox):
     async def position(self, object: str) -> bytes:
         try:
@@ -161,5 +175,6 @@ MUTANTS = [
         StartsSomewhere,
     ),
     Mutant("positions-ahead", G.RESUME, "gives positions that are one change ahead", PositionsAhead),
+    Mutant("remembers", G.CANCELLATION, "goes on behind what it fetched, whatever came out", RemembersWhatItFetched),
     Mutant("empty-feed", G.UNKNOWN_OBJECT, "gives an empty feed for an object that is not there", EmptyFeed),
 ]
