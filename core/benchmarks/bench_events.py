@@ -105,7 +105,8 @@ def _entry(name: str, value: float, unit: str, floor: float, target: float) -> d
         "unit": unit,
         "floor": round(floor, 3),
         "ratio": round(value / floor, 2),
-        "target": target,
+        "target": f"≤ {target:,g}",
+        "ok": value <= target,
     }
 
 

@@ -82,18 +82,28 @@ def main() -> None:
 
 def tables(figures: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [f"Python {figures['python']}, {figures['machine']}, {figures['cpus']} processors; {figures['time'][:10]}."]
+    lines = [
+        f"Python {figures['python']}, {figures['machine']}, {figures['cpus']} processors; {figures['time'][:10]}."
+    ]
     for name, rows in figures.items():
         if not isinstance(rows, list):
             continue
-        lines += ["", f"### {name}", "", "| figure | value | floor | ratio | target | |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"### {name}",
+            "",
+            "| figure | value | floor | ratio | target | |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in rows:
             ok = row.get("ok")
             verdict = "" if ok is None else "reached" if ok else "**missed**"
             floor = f"{row['floor']:,.3g}" if row.get("floor") is not None else ""
             ratio = f"{row['ratio']:.2f}" if row.get("ratio") is not None else ""
             value = f"{row['value']:,.3g} {row.get('unit', '')}".strip()
-            lines.append(f"| {row['name']} | {value} | {floor} | {ratio} | {row.get('target', '')} | {verdict} |")
+            lines.append(
+                f"| {row['name']} | {value} | {floor} | {ratio} | {row.get('target', '')} | {verdict} |"
+            )
     return "\n".join(lines)
 
 

@@ -78,6 +78,7 @@ def test_a_new_plugin_installs_beside_it_and_passes_its_tests(environment: Path,
     uv = Path(sys.executable).with_name("uv")
     run(dimesh, "new", "plugin", "--kind", kind, f"my{kind}", cwd=environment)
     project = environment / f"acme-dimesh-my{kind}"
+    run(uv, "build", "--quiet", "--wheel", "--out-dir", environment / "built", project, cwd=environment)
     run(
         uv,
         "pip",
@@ -85,7 +86,7 @@ def test_a_new_plugin_installs_beside_it_and_passes_its_tests(environment: Path,
         "--quiet",
         "--python",
         python,
-        project,
+        next((environment / "built").glob(f"acme_dimesh_my{kind}-*.whl")),
         "pytest",
         "pytest-asyncio",
         cwd=environment,

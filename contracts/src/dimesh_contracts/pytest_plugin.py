@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from dimesh.capabilities import Capability
 from dimesh_contracts.contract import NOT_OFFERED, Contract
 
 PROPERTY = "dimesh-contract"
@@ -68,7 +69,7 @@ class _Run:
                     "kit": cls.kit().__name__,  # type: ignore[union-attr]
                     "guarantee": function.guarantee.name,
                     "sentence": function.guarantee.sentence,
-                    "offers": sorted(capability.value for capability in cls.offers or ()),
+                    "untested": sorted(c.value for c in set(cls.offers or ()) - _tested(cls)),
                     "needs": [capability.value for capability in function.needs],
                     "usually_wrong": _usually_wrong(function),
                 },
@@ -182,7 +183,7 @@ class _Run:
             said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
             terminalreporter.line(f"{name} ({kit}): {said}")
             matrix = _matrix(tests)
-            for capability in next(iter(tests.values()))["offers"]:
+            for capability in next(iter(tests.values()))["untested"]:
                 matrix.setdefault(capability, [])
             for capability, states in sorted(matrix.items()):
                 verdict = (
@@ -201,6 +202,11 @@ class _Run:
         path = self._config.getoption("--contract-report")
         if path and not self._is_worker:
             Path(path).write_text(json.dumps(self._outcomes, indent=1, sort_keys=True), "utf-8")
+
+
+def _tested(cls: type[Contract]) -> set[Capability]:
+    """Capabilities that some test of the kit needs."""
+    return {c for name in cls.names() for c in getattr(inspect.getattr_static(cls, name), "needs", ())}
 
 
 def _matrix(tests: dict[str, dict[str, Any]]) -> dict[str, list[str]]:

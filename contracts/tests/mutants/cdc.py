@@ -175,6 +175,11 @@ MUTANTS = [
         StartsSomewhere,
     ),
     Mutant("positions-ahead", G.RESUME, "gives positions that are one change ahead", PositionsAhead),
-    Mutant("remembers", G.CANCELLATION, "goes on behind what it fetched, whatever came out", RemembersWhatItFetched),
+    Mutant(
+        "remembers",
+        G.CANCELLATION,
+        "goes on behind what it fetched, whatever came out",
+        RemembersWhatItFetched,
+    ),
     Mutant("empty-feed", G.UNKNOWN_OBJECT, "gives an empty feed for an object that is not there", EmptyFeed),
 ]

@@ -238,6 +238,42 @@ class Storage(BusHarness):
         assert after[0].offset > last.offset
 
     @proves(G.RETENTION, Capability.RETENTION, Capability.REPLAY, Capability.TOPIC_ADMIN)
+    async def test_retention_by_size(self, backend: BusBackend, topic: str) -> None:
+        """About as many bytes as configured are left, and they are the newest. Usually wrong: bits for bytes; the newest
+        are removed.
+        """
+        await backend.create_topic(topic, TopicConfig(partitions=1, retention_bytes=20_000))
+        for n in range(100):
+            await backend.append(topic, [record(f"{n:03}" + "x" * 1_000)])
+
+        async def left() -> list[str]:
+            return [text[:3] for text in payloads(await backend.read(topic, StartAt.EARLIEST, 1_000))]
+
+        async def few() -> bool:
+            return len(await left()) <= 20
+
+        await eventually(few)
+        kept = await left()
+        assert len(kept) >= 5
+        assert kept == [f"{n:03}" for n in range(100 - len(kept), 100)]
+
+    @proves(G.RETENTION, Capability.RETENTION, Capability.REPLAY, Capability.TOPIC_ADMIN)
+    async def test_retention_by_age(self, backend: BusBackend, topic: str) -> None:
+        """What is older goes, what is younger stays. Usually wrong: seconds taken for milliseconds; the age of the topic."""
+        await backend.create_topic(topic, TopicConfig(partitions=1, retention_seconds=1.0))
+        await backend.append(topic, [record("old")])
+        taken = SystemClock().time()
+
+        async def gone() -> bool:
+            await backend.topics()
+            return not await backend.read(topic, StartAt.EARLIEST, 10)
+
+        await eventually(gone)
+        assert SystemClock().time() >= taken + 0.9
+        await backend.append(topic, [record("young")])
+        assert payloads(await backend.read(topic, StartAt.EARLIEST, 10)) == ["young"]
+
+    @proves(G.RETENTION, Capability.RETENTION, Capability.REPLAY, Capability.TOPIC_ADMIN)
     async def test_nothing_goes_that_retention_does_not_name(self, backend: BusBackend, topic: str) -> None:
         """Other topics keep everything. Usually wrong: a limit applied to the whole store."""
         names = (f"{topic}.before", topic, f"{topic}.after")

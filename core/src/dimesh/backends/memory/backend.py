@@ -251,6 +251,8 @@ class MemoryBackend:
         """Look into the history."""
         found = self._find(topic)
         chosen: list[Delivery] = []
+        for log in found.logs:
+            found.trim(log)
         offsets = found.resolve(start) if not isinstance(start, Mapping) else start
         for partition, offset in offsets.items():
             if 0 <= partition < found.partitions:
