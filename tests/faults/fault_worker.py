@@ -7,6 +7,7 @@ this process and its files.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import sqlite3
@@ -121,7 +122,8 @@ def install(point: Failpoint) -> None:
 
 
 def run(task: Task) -> None:
-    """The process."""
+    """The process. One that hangs says where, and ends before the test's time is over."""
+    faulthandler.dump_traceback_later(100, exit=True)
     asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: asked.set())  # until the loop takes it over
     history = Mortal(os.open(task.pipe, os.O_WRONLY), task.name)
