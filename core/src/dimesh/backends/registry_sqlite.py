@@ -77,6 +77,8 @@ class SqliteStore:
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
+        if self._connection is not None:
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

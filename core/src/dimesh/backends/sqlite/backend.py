@@ -192,7 +192,7 @@ class SqliteBackend:
             return self._append_some(connection, target, rows, due, now)
 
         positions, latest = await self.writer.submit(
-            work, len(rows) or 1, lambda: self._written(len(rows), size)
+            work, len(rows) or 1, lambda: self._written(len(rows), size), size
         )
         if latest:
             self._sizes[topic] = self._sizes.get(topic, 0) + size

@@ -6,7 +6,6 @@ Each fsync makes all waiting publishers' records durable at once, which is what 
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import sqlite3
 import threading
@@ -21,9 +20,10 @@ from dimesh.errors import DimeshError, StorageError
 T = TypeVar("T")
 
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
-"""Size of the write-ahead log at which it is moved into the database."""
-CHECKPOINT_EVERY: Final = 8
-"""Transactions between looks at that size."""
+"""Bytes written, about, after which the write-ahead log is moved into the database. (The size of its file does not tell:
+it is written over from the beginning after a checkpoint, and does not shrink.)"""
+TRANSACTION_BYTES: Final = 8 * 1024
+"""What a transaction writes beside its rows: the pages that it only partly fills."""
 MAX_TOGETHER: Final = 10_000
 """Records in one transaction: what comes later waits for the next."""
 
@@ -33,7 +33,7 @@ class Job(Generic[T]):
     error undoes it.
     """
 
-    __slots__ = ("done", "future", "weight", "work")
+    __slots__ = ("done", "future", "size", "weight", "work")
 
     def __init__(
         self,
@@ -41,11 +41,13 @@ class Job(Generic[T]):
         future: asyncio.Future[T],
         weight: int,
         done: Callable[[], None] | None,
+        size: int,
     ) -> None:
         self.work = work
         self.future = future
         self.weight = weight
         self.done = done
+        self.size = size
 
 
 class Writer:
@@ -53,7 +55,6 @@ class Writer:
 
     def __init__(self, path: Path, synchronous: str, lock: FileLock) -> None:
         self._path = path
-        self._wal = Path(f"{path}-wal")
         self._synchronous = synchronous
         self._lock = lock
         self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
@@ -61,6 +62,8 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._run, name="dimesh-sqlite-writer", daemon=True)
         self.transactions = 0
+        self._written = 0
+        """Bytes since the last checkpoint, about."""
         self._thread.start()
 
     def submit(
@@ -68,13 +71,15 @@ class Writer:
         work: Callable[[sqlite3.Connection], T],
         weight: int = 1,
         done: Callable[[], None] | None = None,
+        size: int = 0,
     ) -> asyncio.Future[T]:
         """Have ``work`` done in a transaction; the future is done when that is on disk.
 
-        Cancelling the future does not undo the work. ``done`` is called in the event loop in any case.
+        Cancelling the future does not undo the work. ``done`` is called in the event loop in any case. ``weight`` is how
+        many records it writes, ``size`` how many bytes, about.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(Job(work, future, weight, done))
+        self._jobs.put(Job(work, future, weight, done, size))
         return future
 
     async def close(self) -> None:
@@ -104,6 +109,10 @@ class Writer:
                     break
             if jobs:
                 self._answer(jobs, self._transact(jobs))
+                # After the answer, so that nobody waits for it.
+                self._written += TRANSACTION_BYTES + sum(job.size for job in jobs)
+                if self._written >= CHECKPOINT_BYTES:
+                    self._checkpoint()
         if self._connection is not None:
             try:
                 with self._lock:
@@ -130,7 +139,6 @@ class Writer:
                             outcomes += self._together(self._connection, (job,))
                         except (sqlite3.Error, *UNWRITABLE) as own:
                             outcomes.append(explain(own, self._path))
-                self._checkpoint(self._connection)
                 return outcomes
         except sqlite3.Error as error:
             return [explain(error, self._path)] * len(jobs)
@@ -154,18 +162,15 @@ class Writer:
         self.transactions += 1
         return outcomes
 
-    def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        if self.transactions % CHECKPOINT_EVERY:
+    def _checkpoint(self) -> None:
+        self._written = 0
+        if self._connection is None:
             return
         try:
-            size = os.stat(self._wal).st_size
-        except OSError:
-            return
-        if size >= CHECKPOINT_BYTES:
-            try:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            except sqlite3.Error:
-                pass  # tried again after the next transaction; the log only grows meanwhile
+            with self._lock:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except (sqlite3.Error, StorageError):
+            pass  # tried again when as much again was written; the log only grows meanwhile
 
     def _answer(self, jobs: Sequence[Job[Any]], outcomes: Sequence[Any]) -> None:
         try:
