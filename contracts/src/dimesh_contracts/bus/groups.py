@@ -181,7 +181,7 @@ class Groups(BusHarness):
         await backend.create_topic(topic, TopicConfig(partitions=4))
         one = await self.open_reader(backend, topic, "g")
         two = await self.open_reader(backend, topic, "g")
-        pumps = [asyncio.create_task(_consume(reader)) for reader in (one, two)]
+        pumps = [asyncio.create_task(reader.consume()) for reader in (one, two)]
 
         async def shared() -> bool:
             owned = (set(one.listener.owned), set(two.listener.owned))
@@ -326,21 +326,6 @@ async def first_batch(reader: Reader) -> Batch:
             for batch in await reader.stream.receive(10):
                 if batch.deliveries:
                     return batch
-
-
-async def _consume(reader: Reader) -> None:
-    while True:
-        batches = await reader.stream.receive(10)
-        if not batches:
-            return
-        for batch in batches:
-            reader.got += batch.deliveries
-            if batch.partition in reader.listener.owned:
-                reader.listener.handled[batch.partition] = batch.next_offset
-        try:
-            await reader.commit()
-        except FencedError:
-            pass
 
 
 async def _at_least(one: Reader, two: Reader, count: int) -> bool:

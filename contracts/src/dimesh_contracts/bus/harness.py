@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from dimesh.errors import FencedError
 from dimesh.events import Event, EventMetadata
 from dimesh.spi.bus import BusBackend, Delivery, Record, Start, StartAt, Stream, Subscribe
 from dimesh_contracts.contract import Contract
@@ -112,6 +113,19 @@ class Reader:
             self._unacknowledged = []
         elif self.listener.handled:
             await self.stream.commit(dict(self.listener.handled))
+
+    async def consume(self) -> None:
+        """Receive and commit until the stream is closed."""
+        while batches := await self.stream.receive(10):
+            for batch in batches:
+                self.got += batch.deliveries
+                self._unacknowledged += batch.deliveries
+                if batch.partition in self.listener.owned:
+                    self.listener.handled[batch.partition] = batch.next_offset
+            try:
+                await self.commit()
+            except FencedError:
+                pass  # it has moved on: its next owner gets these again
 
     async def close(self) -> None:
         """Leave."""

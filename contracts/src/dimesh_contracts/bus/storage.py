@@ -150,7 +150,7 @@ class Storage(BusHarness):
         """
         reader = await self.open_reader(backend, topic, start=StartAt.EARLIEST)
         groups = await self.open_reader(backend, topic, "g", StartAt.EARLIEST)
-        pump = asyncio.create_task(_commit_all(groups))
+        pump = asyncio.create_task(groups.consume())
         name, options = driver
         task = json.dumps({"driver": name, "options": dict(options), "topic": topic, "count": 100})
         child = await asyncio.create_subprocess_exec(
@@ -324,15 +324,3 @@ class Storage(BusHarness):
         for bad in ({"partitions": 0}, {"retention_records": -1}, {"retention_seconds": 0.0}):
             with pytest.raises(ConfigurationError):
                 await backend.create_topic(topic, TopicConfig(**bad))
-
-
-async def _commit_all(reader: Any) -> None:
-    while True:
-        batches = await reader.stream.receive(5)
-        if not batches:
-            return
-        for batch in batches:
-            reader.got += batch.deliveries
-            if batch.partition in reader.listener.owned:
-                reader.listener.handled[batch.partition] = batch.next_offset
-        await reader.commit()
