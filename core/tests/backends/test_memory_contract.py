@@ -18,6 +18,7 @@ class TestMemory(BusBackendContract):
             Capability.DELAYED_DELIVERY,
             Capability.DURABLE_ATTEMPTS,
             Capability.FILTER_PUSHDOWN,
+            Capability.COUNTED_LAG,
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
             Capability.REPLAY,

@@ -27,6 +27,7 @@ class TestSqlite(BusBackendContract):
             Capability.DELAYED_DELIVERY,
             Capability.FILTER_PUSHDOWN,
             Capability.ATOMIC_STATE,
+            Capability.COUNTED_LAG,
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
         }

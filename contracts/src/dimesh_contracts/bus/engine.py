@@ -124,7 +124,7 @@ class Engine(BusHarness):
             handled.append(e.payload)
 
         async def lag() -> int:
-            return sum(g.lag for g in await bus.backend.groups() if g.topic == topic)
+            return sum(g.lag or 0 for g in await bus.backend.groups() if g.topic == topic)
 
         await bus.subscribe(topic, handle, "g")
         receipts = [await bus.publish(topic, event(n, f"agent-{n}")) for n in range(10)]

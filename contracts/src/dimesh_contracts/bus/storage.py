@@ -12,7 +12,7 @@ import pytest
 
 from dimesh.capabilities import Capability
 from dimesh.clock import SystemClock
-from dimesh.errors import ConfigurationError, PositionLostError, TopicNotFoundError
+from dimesh.errors import ConfigurationError, NotOfferedError, PositionLostError, TopicNotFoundError
 from dimesh.spi.bus import Attempts, BusBackend, StartAt, TopicConfig
 from dimesh_contracts.bus.groups import first_batch
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
@@ -141,7 +141,13 @@ class Storage(BusHarness):
             await two.close()
             await one.close()
 
-    @proves(G.PROCESSES, Capability.MULTI_PROCESS, Capability.GROUPS, Capability.REPLAY)
+    @proves(
+        G.PROCESSES,
+        Capability.MULTI_PROCESS,
+        Capability.GROUPS,
+        Capability.REPLAY,
+        Capability.COUNTED_LAG,
+    )
     async def test_two_processes(
         self, backend: BusBackend, driver: tuple[str, Mapping[str, Any]], topic: str
     ) -> None:
@@ -164,7 +170,10 @@ class Storage(BusHarness):
             handled_there: list[int] = []
 
             async def all_handled() -> bool:
-                return sum(g.lag for g in await backend.groups() if g.topic == topic and g.group == "g") == 0
+                return (
+                    sum(g.lag or 0 for g in await backend.groups() if g.topic == topic and g.group == "g")
+                    == 0
+                )
 
             await eventually(all_handled, 3)
             assert child.stdout is not None
@@ -287,6 +296,31 @@ class Storage(BusHarness):
             return [found[name] for name in names] == [50, 5, 50]
 
         await eventually(counts)
+
+    @proves(G.RETENTION, Capability.SEGMENT_RETENTION, Capability.REPLAY, Capability.TOPIC_ADMIN)
+    async def test_segments_go_by_age_and_size(self, backend: BusBackend, topic: str) -> None:
+        """Whole segments go when all of them is named by a limit; the newest record stays, and other topics keep
+        everything. What cannot be configured is refused. Usually wrong: a limit that is not passed on; a count taken
+        for a size.
+        """
+        with pytest.raises(NotOfferedError):
+            await backend.create_topic(f"{topic}.counted", TopicConfig(retention_records=10))
+        aged, sized, other = f"{topic}.aged", f"{topic}.sized", f"{topic}.other"
+        await backend.create_topic(aged, TopicConfig(partitions=1, retention_seconds=1.0))
+        await backend.create_topic(sized, TopicConfig(partitions=1, retention_bytes=100_000))
+        await backend.create_topic(other, TopicConfig(partitions=1))
+        await backend.append(other, [record("kept")])
+        await backend.append(aged, [record("old")])
+        for n in range(60):
+            await backend.append(sized, [record(f"{n:03}" + "x" * 100_000)])
+
+        async def gone() -> bool:
+            left = [text[:3] for text in payloads(await backend.read(sized, StartAt.EARLIEST, 1_000))]
+            assert left == [f"{n:03}" for n in range(60 - len(left), 60)]
+            return 0 < len(left) < 40 and not await backend.read(aged, StartAt.EARLIEST, 10)
+
+        await eventually(gone, 3)
+        assert payloads(await backend.read(other, StartAt.EARLIEST, 10)) == ["kept"]
 
     @proves(G.ADMIN, Capability.TOPIC_ADMIN)
     async def test_topics_are_made_listed_and_removed(self, backend: BusBackend, topic: str) -> None:

@@ -48,7 +48,7 @@ class Subscribing(BusHarness):
             topic,
             f"{topic}.x",
             f"{topic}-x",
-            f"{topic}_x",
+            f"{topic}_y",
             topic.upper(),
             f"{topic}.x.y",
             "t" + "9" * 248,

@@ -38,8 +38,11 @@ from dimesh.spi.bus import DEFAULT_TIMEOUT, BusBackend, Delivery, Record, Start,
 log = logging.getLogger("dimesh.bus")
 
 DRAIN_TIMEOUT: Final = 10.0
-DEAD_LETTER_CONFIG: Final = TopicConfig(partitions=1, retention_records=100_000)
-"""Of a dead-letter topic that does not exist yet; change it with ``create_topic`` beforehand or later."""
+DEAD_LETTERS_KEPT: Final = 100_000
+"""Records of a dead-letter topic that does not exist yet, where the backend counts; change it with ``create_topic``
+beforehand or later."""
+DEAD_LETTERS_KEPT_FOR: Final = 30 * 86_400.0
+"""Seconds, where it removes by age alone."""
 
 
 def sender_key(event: Event) -> str:
@@ -435,8 +438,15 @@ class EventBus:
         if name in self._dead_letter_topics or Capability.TOPIC_ADMIN not in self.capabilities:
             return
         if all(topic.name != name for topic in await self.backend.topics()):
-            await self.backend.create_topic(name, DEAD_LETTER_CONFIG)
+            await self.backend.create_topic(name, self._dead_letter_config())
         self._dead_letter_topics.add(name)
+
+    def _dead_letter_config(self) -> TopicConfig:
+        if Capability.RETENTION in self.capabilities:
+            return TopicConfig(partitions=1, retention_records=DEAD_LETTERS_KEPT)
+        if Capability.SEGMENT_RETENTION in self.capabilities:
+            return TopicConfig(partitions=1, retention_seconds=DEAD_LETTERS_KEPT_FOR)
+        return TopicConfig(partitions=1)
 
     async def reply(self, request: Event, result: Any, error: str | None = None) -> None:
         """Answer a request. A reply that cannot be sent is logged: the request was handled all the same."""

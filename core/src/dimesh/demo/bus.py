@@ -88,7 +88,7 @@ async def _look_again(stage: Stage) -> None:
     async with EventBusFactory.create("sqlite", path=stage.database) as bus:
         infos = await bus.backend.topics()
         groups = await bus.backend.groups()
-        lag = {g: sum(i.lag for i in groups if i.group == g) for g in sorted({i.group for i in groups})}
+        lag = {g: sum(i.lag or 0 for i in groups if i.group == g) for g in sorted({i.group for i in groups})}
     stage.step(
         "reopened the file: topics and positions are as they were",
         all(n == 0 for n in lag.values()),

@@ -16,7 +16,7 @@ be cancelled: a cancelled ``append`` has an unknown outcome, a cancelled ``recei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -332,8 +332,8 @@ class GroupInfo:
     committed: int | None
     """None: nothing committed yet."""
     latest: int
-    lag: int
-    """Records not yet committed, as exactly as the backend can count them."""
+    lag: int | None
+    """Records not yet committed, as exactly as the backend can count them; None without ``COUNTED_LAG``."""
     member: str | None
     """Who owns the partition now; None: nobody."""
 
@@ -430,7 +430,9 @@ class BusBackend(Protocol):
         """Make a topic, or change the settings of one that exists (partitions cannot shrink).
 
         Raises:
-            ConfigurationError: a setting is out of range or cannot be changed.
+            ConfigurationError: a setting is out of range or cannot be changed, or the backend cannot tell the name
+                from that of another topic (Kafka refuses names that differ only in ``.`` and ``_``).
+            NotOfferedError: retention that the backend does not offer (``retention_records`` needs ``RETENTION``).
         """
         ...
 
@@ -457,6 +459,25 @@ class BusBackend(Protocol):
             TopicNotFoundError: no such topic.
             BusError: the group has active members; stop them first.
         """
+        ...
+
+
+class Finding(NamedTuple):
+    """What a check of ``dimesh doctor`` found."""
+
+    name: str
+    ok: bool | None
+    """None: it works, and something about it should be known."""
+    text: str
+    """What was done and seen, and what to do about it."""
+
+
+@runtime_checkable
+class SelfCheck(Protocol):
+    """A backend that can tell more about itself than the engine can find out. Optional."""
+
+    def check(self) -> AsyncIterator[Finding]:
+        """Prove by doing: permissions, durability, clocks. Called on an open backend; leaves nothing behind."""
         ...
 
 

@@ -66,6 +66,7 @@ class MemoryBackend:
             Capability.DELAYED_DELIVERY,
             Capability.DURABLE_ATTEMPTS,
             Capability.FILTER_PUSHDOWN,
+            Capability.COUNTED_LAG,
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
             Capability.REPLAY,

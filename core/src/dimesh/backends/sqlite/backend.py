@@ -76,6 +76,7 @@ class SqliteBackend:
             Capability.DELAYED_DELIVERY,
             Capability.FILTER_PUSHDOWN,
             Capability.ATOMIC_STATE,
+            Capability.COUNTED_LAG,
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
             power_safe=power,

@@ -49,10 +49,11 @@ async def _groups(state: State, topic: str | None, each: bool) -> None:
             "no groups",
         )
         return
-    totals: dict[tuple[str, str], tuple[int, set[str]]] = {}
+    totals: dict[tuple[str, str], tuple[int | None, set[str]]] = {}
     for g in infos:
         lag, members = totals.get((g.topic, g.group), (0, set()))
-        totals[g.topic, g.group] = (lag + g.lag, members | ({g.member} if g.member else set()))
+        total = None if g.lag is None or lag is None else lag + g.lag
+        totals[g.topic, g.group] = (total, members | ({g.member} if g.member else set()))
     state.output.table(
         ("topic", "group", "lag", "members"),
         [(t, name, lag, len(members)) for (t, name), (lag, members) in totals.items()],

@@ -125,7 +125,7 @@ async def _bus_checks(mesh: Any, settings: Any) -> AsyncIterator[tuple[str, bool
     from dimesh.bus.redrive import DeadLetters
     from dimesh.capabilities import Capability
     from dimesh.events import Event
-    from dimesh.spi.bus import TopicConfig
+    from dimesh.spi.bus import SelfCheck, TopicConfig
 
     backend = mesh.bus.backend
     power = backend.capabilities[Capability.POWER_SAFE]
@@ -160,6 +160,9 @@ async def _bus_checks(mesh: Any, settings: Any) -> AsyncIterator[tuple[str, bool
     finally:
         with contextlib.suppress(DimeshError):
             await backend.delete_topic(topic)
+    if isinstance(backend, SelfCheck):
+        async for finding in backend.check():
+            yield finding
     path = getattr(backend, "path", None)
     if path is not None:
         folder = Path(path).parent
@@ -171,7 +174,7 @@ async def _bus_checks(mesh: Any, settings: Any) -> AsyncIterator[tuple[str, bool
         except OSError as error:
             yield "folder", False, f"{folder} cannot be written: {error.strerror}"
     groups = await backend.groups()
-    slow = sorted((g for g in groups if g.lag and g.member is None), key=lambda g: -g.lag)
+    slow = sorted((g for g in groups if g.lag and g.member is None), key=lambda g: -(g.lag or 0))
     yield (
         "groups",
         None if slow else True,
