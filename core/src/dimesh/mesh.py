@@ -60,6 +60,7 @@ class Mesh:
         self.bus = EventBus(
             self.plugins.bus_backend(bus.driver, self._options(bus, "mesh"), self.clock),
             clock=self.clock,
+            consumer_group=bus.consumer_group,
             registry=self.registry if bus.validate_schemas else None,
             observer=self.plugins,
             publish_timeout=bus.publish_timeout,

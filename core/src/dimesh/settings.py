@@ -64,6 +64,8 @@ class DriverSection(_Section):
 class BusSection(DriverSection):
     """The event bus."""
 
+    consumer_group: str | None = None
+    """Of subscriptions that name neither a group nor themselves."""
     drain_timeout: float = Field(default=10.0, ge=0)
     """Seconds that stopping waits for handlers."""
     publish_timeout: float = Field(default=30.0, ge=0)

@@ -57,6 +57,7 @@ class EventBus:
         backend: moves and keeps the records.
         clock: time; tests hand in their own.
         seed: makes the jitter of retries repeatable.
+        consumer_group: the group of subscriptions that name neither a group nor themselves.
         ordering_key: the rule for the ordering key of events published without one.
         registry: a schema registry; payloads are checked against subject ``event.<type>`` at publish and before
             each handler.
@@ -70,6 +71,7 @@ class EventBus:
         *,
         clock: Clock | None = None,
         seed: int | None = None,
+        consumer_group: str | None = None,
         ordering_key: Callable[[Event], str] = sender_key,
         registry: ValidatorSource | None = None,
         observer: BusObserver | None = None,
@@ -82,6 +84,7 @@ class EventBus:
         self.observer = observer
         self.schema_gate = SchemaGate(registry, self.clock) if registry is not None else None
         self._ordering_key = ordering_key
+        self._consumer_group = None if consumer_group is None else check_group(consumer_group)
         self._publish_timeout = publish_timeout
         self._drain_timeout = drain_timeout
         self._subscriptions: dict[str, Subscription] = {}
@@ -329,7 +332,7 @@ class EventBus:
             handler: an EventHandler, or a function without filters.
             subscription_id: names the subscription; one that is given is also the group, unless ``group`` is.
             group: subscriptions with one group share the events and go on where the group was. Without a group
-                (and without an id) the subscription is alone, sees every event from ``start`` on, and keeps no
+                (and without an id or the bus's ``consumer_group``) the subscription is alone, sees every event from ``start`` on, and keeps no
                 position.
             start: where a new group, or a lone subscription, begins: the latest event, the earliest, a time, or
                 offsets by partition.
@@ -345,7 +348,7 @@ class EventBus:
         await self._ensure_open()
         check_topic(topic)
         if group is None:
-            group = subscription_id
+            group = subscription_id or self._consumer_group
         if group is not None:
             check_group(group)
         if subscription_id is None:

@@ -9,7 +9,16 @@ from dimesh.bus.engine import EventBus
 from dimesh.events.event import Event
 
 ENGINE_OPTIONS: Final = frozenset(
-    {"clock", "seed", "ordering_key", "registry", "observer", "publish_timeout", "drain_timeout"}
+    {
+        "clock",
+        "consumer_group",
+        "drain_timeout",
+        "observer",
+        "ordering_key",
+        "publish_timeout",
+        "registry",
+        "seed",
+    }
 )
 
 
@@ -60,7 +69,7 @@ class EventBusFactory:
 
         Args:
             bus_type: ``memory``, ``sqlite`` or the name of any installed bus plugin (``kafka``, ``pubsub``).
-            options: the driver's, and those of :class:`EventBus` (clock, seed, ordering_key, registry, observer,
+            options: the driver's, and those of :class:`EventBus` (clock, seed, consumer_group, ordering_key, registry, observer,
                 publish_timeout, drain_timeout).
 
         Raises:

@@ -1,0 +1,283 @@
+"""Topics and groups of the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.coordinator.protocol import ConsumerProtocol
+from aiokafka.errors import CommitFailedError, KafkaError, TopicAlreadyExistsError, for_code
+
+from dimesh.errors import BusError, ConfigurationError, NotOfferedError, TopicNotFoundError
+from dimesh.events.names import show
+from dimesh.spi.bus import TopicConfig
+from dimesh_kafka.failures import explained, translated
+from dimesh_kafka.options import KafkaOptions
+from dimesh_kafka.stream import group_id
+
+T = TypeVar("T")
+
+_SMALLEST_SEGMENT: Final = 1024 * 1024
+"""Bytes; what Kafka 4 takes at least."""
+_TIMES: Final = {"message.timestamp.type": "LogAppendTime"}
+"""Of topics that we make: times are the broker's and never go back, whatever the clock of a publisher says."""
+
+
+class Admin:
+    """What is asked and changed beside publishing and consuming.
+
+    Args:
+        client: of aiokafka, not started.
+        new_consumer: makes a consumer, not started.
+    """
+
+    def __init__(
+        self,
+        options: KafkaOptions,
+        client: AIOKafkaAdminClient,
+        new_consumer: Callable[..., AIOKafkaConsumer],
+    ) -> None:
+        self.client = client
+        self._options = options
+        self._new_consumer = new_consumer
+
+    async def _ask(self, doing: str, call: Callable[[], Awaitable[T]]) -> T:
+        """What ``call`` answers; asked again while the broker says that it is not ready (a coordinator moves, its
+        topic is being made).
+        """
+        end = asyncio.get_running_loop().time() + self._options.request_timeout
+        with translated(doing):
+            while True:
+                try:
+                    return await call()
+                except KafkaError as error:
+                    if not error.retriable or asyncio.get_running_loop().time() > end:
+                        raise
+                await asyncio.sleep(0.05)
+
+    # -- topics ------------------------------------------------------------------------------------
+
+    async def partitions(self) -> dict[str, int]:
+        """All topics with their number of partitions."""
+        found = await self._ask("list the topics", self.client.describe_topics)
+        return {
+            topic["topic"]: len(topic["partitions"])
+            for topic in found
+            if topic["error_code"] == 0 and topic["partitions"]
+        }
+
+    async def leaders(self, name: str) -> bool:
+        """Whether all partitions of a topic can be written."""
+        topics = await self._ask("list the topics", self.client.describe_topics)
+        found = [t for t in topics if t["topic"] == name]
+        return bool(found and found[0]["partitions"]) and all(
+            part["leader"] >= 0 and part["error_code"] == 0 for part in found[0]["partitions"]
+        )
+
+    async def create(self, name: str, config: TopicConfig, **settings: str) -> None:
+        """Make a topic; that it is there already is no error.
+
+        Raises:
+            ConfigurationError: the broker does not take the name or a setting.
+            NotOfferedError: retention by count.
+        """
+        options = self._options
+        partitions = config.partitions or options.partitions or -1
+        topic = NewTopic(
+            name,
+            partitions,
+            options.replication or -1,
+            replica_assignments={},
+            topic_configs={**_TIMES, **_settings(config), **settings},
+        )
+        with translated(f"make topic {name}"):
+            answer = await self.client.create_topics([topic], timeout_ms=int(options.request_timeout * 1000))
+        _, code, message = answer.topic_errors[0][:3]
+        if code not in (0, TopicAlreadyExistsError.errno):
+            raise _refused(name, code, message)
+        if code and not await self._is_there(name):
+            raise _refused(name, code, message)
+        await self._until(lambda: self.leaders(name), f"topic {name} has no leader yet")
+
+    async def _is_there(self, name: str) -> bool:
+        # "Exists already" is also what the broker says of a name that differs from another in . and _ alone.
+        with contextlib.suppress(BusError):
+            await self._until(lambda: self._listed(name), "", seconds=1.0)
+            return True
+        return False
+
+    async def _listed(self, name: str) -> bool:
+        return name in await self.partitions()
+
+    async def change(self, name: str, have: int, config: TopicConfig) -> None:
+        """Change a topic's settings; None leaves them.
+
+        Raises:
+            ConfigurationError: fewer partitions than there are.
+        """
+        if config.partitions is not None and config.partitions < have:
+            raise ConfigurationError(f"topic {name!r} has {have} partitions; their number can only grow")
+        with translated(f"change topic {name}"):
+            if config.partitions is not None and config.partitions > have:
+                await self.client.create_partitions({name: NewPartitions(config.partitions)})
+            settings = _settings(config)
+            if settings:
+                # The request replaces all of a topic's own settings, so those that it has go along.
+                kept = {k: v for k, (v, own) in (await self.settings(name)).items() if own}
+                resource = ConfigResource(ConfigResourceType.TOPIC, name, {**kept, **settings})
+                for answer in await self.client.alter_configs([resource]):
+                    for code, message, *_ in answer.resources:
+                        if code:
+                            raise _refused(name, code, message)
+
+    async def settings(self, name: str) -> dict[str, tuple[str, bool]]:
+        """A topic's settings, each with whether it is the topic's own."""
+        return await self.describe(ConfigResource(ConfigResourceType.TOPIC, name))
+
+    async def describe(self, resource: ConfigResource) -> dict[str, tuple[str, bool]]:
+        """Settings of a topic or broker, each with whether it differs from the default."""
+        with translated(f"read the settings of {resource.name}"):
+            answers = await self.client.describe_configs([resource])
+        found: dict[str, tuple[str, bool]] = {}
+        for answer in answers:
+            for code, message, _, _, entries in answer.resources:
+                if code:
+                    raise explained(for_code(code)(message), f"read the settings of {resource.name}")
+                for entry in entries:
+                    name, value, _, source = entry[:4]
+                    own = (
+                        source == 1
+                        if isinstance(source, int) and not isinstance(source, bool)
+                        else not source
+                    )
+                    found[name] = (value, own)
+        return found
+
+    async def delete(self, name: str) -> None:
+        """Remove a topic; returns when it is no longer listed.
+
+        Raises:
+            TopicNotFoundError: no such topic.
+        """
+        if name not in await self.partitions():
+            raise TopicNotFoundError(f"no topic is named {show(name)}; 'dimesh topics' lists them")
+        with translated(f"delete topic {name}"):
+            answer = await self.client.delete_topics(
+                [name], timeout_ms=int(self._options.request_timeout * 1000)
+            )
+        for _, code, *_ in answer.topic_error_codes:
+            if code:
+                raise explained(for_code(code)(), f"delete topic {name}")
+
+        async def gone() -> bool:
+            return name not in await self.partitions()
+
+        await self._until(gone, f"topic {name} is still listed")
+
+    async def _until(self, true: Callable[[], Any], otherwise: str, seconds: float | None = None) -> None:
+        """The broker answers before all of its parts know."""
+        try:
+            async with asyncio.timeout(seconds or self._options.request_timeout):
+                while not await true():
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise BusError(otherwise) from None
+
+    # -- groups ------------------------------------------------------------------------------------
+
+    async def groups(self) -> list[tuple[str, str]]:
+        """Groups of the mesh, as topic and name."""
+        found = await self._ask("list the groups", self.client.list_consumer_groups)
+        parted = [name.rpartition("@") for name, *_ in found]
+        return sorted((topic, group) for group, at, topic in parted if at and group)
+
+    async def committed(self, topic: str, group: str) -> dict[int, int]:
+        """By partition, where a group is."""
+        name = group_id(group, topic)
+        found = await self._ask(
+            f"ask where group {group} is", lambda: self.client.list_consumer_group_offsets(name)
+        )
+        return {
+            part.partition: at.offset for part, at in found.items() if part.topic == topic and at.offset >= 0
+        }
+
+    async def members(self, topic: str, group: str) -> dict[int, str]:
+        """Who owns which partition; partitions that nobody owns are left out."""
+        owners: dict[int, str] = {}
+        for _, client, _, _, assignment in await self._described(topic, group):
+            if assignment:
+                for name, numbers in ConsumerProtocol.ASSIGNMENT.decode(assignment).assignment:
+                    if name == topic:
+                        owners.update(dict.fromkeys(numbers, client))
+        return owners
+
+    async def is_empty(self, topic: str, group: str) -> bool:
+        """Whether a group has no members now."""
+        return not await self._described(topic, group)
+
+    async def _described(self, topic: str, group: str) -> Sequence[tuple[str, str, str, bytes, bytes]]:
+        # One group in a request: the client cannot read the answer for several (aiokafka 0.14 reads version 3 of it
+        # as if it were version 2, which is shorter for each group).
+        async def describe() -> Any:
+            (answer,) = await self.client.describe_consumer_groups([group_id(group, topic)])
+            code, *_, members = answer.groups[0]
+            if code:
+                raise for_code(code)()
+            return members
+
+        return await self._ask(f"describe group {group}", describe)
+
+    async def move(self, topic: str, group: str, offsets: Mapping[int, int]) -> bool:
+        """Set a group's position, if it has no members; False if it has."""
+        if not offsets:
+            return True
+        consumer = self._new_consumer(group_id=group_id(group, topic))
+        with translated(f"move group {group}"):
+            try:
+                await consumer.start()
+                parts = {TopicPartition(topic, number): offset for number, offset in offsets.items()}
+                consumer.assign(list(parts))
+                await consumer.commit(parts)
+            except CommitFailedError:
+                return False
+            finally:
+                with contextlib.suppress(KafkaError, OSError):
+                    await consumer.stop()
+        return True
+
+
+def _settings(config: TopicConfig) -> dict[str, str]:
+    if config.retention_records is not None:
+        raise NotOfferedError(
+            "Kafka removes records by age and size, not by count: give retention_seconds or retention_bytes"
+        )
+    found: dict[str, str] = {}
+    if config.retention_seconds is not None:
+        found["retention.ms"] = str(max(int(config.retention_seconds * 1000), 1))
+    if config.retention_bytes is not None:
+        found["retention.bytes"] = str(config.retention_bytes)
+        found["segment.bytes"] = str(min(max(config.retention_bytes // 4, _SMALLEST_SEGMENT), 1 << 30))
+    return found
+
+
+def _refused(name: str, code: int, message: str | None) -> Exception:
+    error = for_code(code)
+    if error is TopicAlreadyExistsError or (message and "collide" in message):
+        return ConfigurationError(
+            f"Kafka does not take the topic name {name!r}: another topic's name differs from it only in . and _"
+        )
+    if error.__name__ in (
+        "InvalidTopicError",
+        "InvalidPartitionsError",
+        "InvalidReplicationFactorError",
+        "InvalidConfigurationError",
+        "PolicyViolationError",
+        "InvalidRequestError",
+    ):
+        return ConfigurationError(f"Kafka refuses topic {name!r}: {message or error.__name__}")
+    return explained(error(message or ""), f"make topic {name}")

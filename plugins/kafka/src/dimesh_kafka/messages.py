@@ -1,0 +1,148 @@
+"""Records as Kafka messages, and back.
+
+An event is written in the binary mode of CloudEvents 1.0 (Kafka protocol binding 1.0.2: headers ``ce_…`` and
+``content-type``, the payload as the value, UTF-8), its own headers as message headers, the ordering key as the
+message's key. Two headers more are the mesh's own: ``dimesh``, the compact header, from which the event comes back
+unchanged at the cost of one decode, and ``dimesh-route``, what filters look at before that.
+
+A message of somebody else is read as CloudEvent, binary or structured. Headers that are none of CloudEvents' are kept
+in the event's headers. What is no CloudEvent is handed on as it is; the engine makes a dead letter of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from dimesh.errors import CodecError, EventError
+from dimesh.events import Event
+from dimesh.events.cloudevents import KAFKA_PREFIX, from_binary, from_structured, to_binary
+from dimesh.events.event import NO_HEADERS
+from dimesh.spi.bus import Record
+
+COMPACT: Final = "dimesh"
+ROUTE: Final = "dimesh-route"
+_STRUCTURED: Final = b"application/cloudevents+json"
+_SPECVERSION: Final = f"{KAFKA_PREFIX}specversion"
+_CONTENT_TYPE: Final = "content-type"
+_MOST_ROUTES: Final = 10_000
+
+Headers = Sequence[tuple[str, bytes]]
+
+_to_json = msgspec.json.Encoder().encode
+_routes: dict[bytes, tuple[str, str, str, int]] = {}
+"""Routes that were read, since there are few and they are much alike."""
+
+
+def to_headers(record: Record) -> list[tuple[str, bytes]]:
+    """The message headers of a record.
+
+    Raises:
+        EventError: the event cannot be written.
+    """
+    headers = [(COMPACT, record.header)]
+    event = record.decoded or _event_of(record)
+    others: list[tuple[str, bytes]] = []
+    if event is not None:
+        attributes, _ = to_binary(event, KAFKA_PREFIX)
+        others = [(name, value.encode("utf-8")) for name, value in attributes.items()]
+        if event.headers is not NO_HEADERS:
+            others += _written(event.headers)
+    route = f"{record.event_type}\0{record.pillar}\0{record.priority}\0{len(others)}"
+    headers.append((ROUTE, route.encode("utf-8", "surrogatepass")))
+    headers += others
+    return headers
+
+
+def _event_of(record: Record) -> Event | None:
+    try:
+        return record.event
+    except CodecError:
+        return None  # not ours to judge: it travels as it is
+
+
+def _written(headers: Mapping[str, str | bytes]) -> list[tuple[str, bytes]]:
+    return [
+        (name, value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value)
+        for name, value in headers.items()
+        if not name.startswith("ce-")  # foreign attributes are written as the attributes they are
+    ]
+
+
+def from_message(key: bytes | None, value: bytes | None, headers: Headers) -> Record:
+    """The record of a message. Never fails: what cannot be read is handed on for the engine to judge."""
+    name = "" if key is None else key.decode("utf-8", "replace")
+    payload = value or b""
+    if len(headers) >= 2 and headers[0][0] == COMPACT and headers[1][0] == ROUTE:
+        raw = headers[1][1]
+        route = _routes.get(raw) or _route(raw)
+        if route is not None:
+            record = Record.stored(headers[0][1], payload, name, *route[:3])
+            return record if len(headers) == route[3] + 2 else _with_foreign(record, headers)
+    return _foreign(name, payload, headers)
+
+
+def _route(raw: bytes) -> tuple[str, str, str, int] | None:
+    parts = raw.decode("utf-8", "surrogatepass").split("\0")
+    if len(parts) != 4 or not parts[3].isdecimal():
+        return None
+    if len(_routes) >= _MOST_ROUTES:
+        _routes.clear()
+    found = _routes[raw] = (parts[0], parts[1], parts[2], int(parts[3]))
+    return found
+
+
+def _with_foreign(record: Record, headers: Headers) -> Record:
+    """Somebody on the way added headers or took some away: what is new is kept."""
+    try:
+        event = record.event
+    except CodecError:
+        return record
+    new = {
+        name: value
+        for name, value in _others(headers).items()
+        if name not in event.headers and f"ce-{name}" not in event.headers
+    }
+    return Record.of(event.replace(headers={**event.headers, **new}), record.key) if new else record
+
+
+def _foreign(key: str, payload: bytes, headers: Headers) -> Record:
+    found = {name.lower(): value or b"" for name, value in headers}
+    try:
+        if found.get(_CONTENT_TYPE, b"").startswith(_STRUCTURED):
+            event = from_structured(payload)
+        elif _SPECVERSION in found:
+            event = from_binary(found, payload, KAFKA_PREFIX)
+        else:
+            raise EventError("no CloudEvent")
+        others = _others(headers)
+        if others:
+            event = event.replace(headers={**event.headers, **others})
+    except EventError:
+        kept = _to_json([(name, value or b"") for name, value in headers])
+        return Record.stored(kept, payload, key, "", "", "normal")
+    return Record.of(event, key)
+
+
+def _others(headers: Headers) -> dict[str, str | bytes]:
+    """Headers that are neither CloudEvents' nor the mesh's. One that stands there again gets a number."""
+    found: dict[str, str | bytes] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower in (COMPACT, ROUTE, _CONTENT_TYPE) or lower.startswith(KAFKA_PREFIX) or not name:
+            continue
+        own, again = name, 1
+        while own in found:
+            again += 1
+            own = f"{name};{again}"
+        found[own] = _text(value or b"")
+    return found
+
+
+def _text(value: bytes) -> Any:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value

@@ -1,0 +1,131 @@
+"""Looking at records without a group, and asking where a partition begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from dimesh.errors import BusError
+from dimesh.spi.bus import Delivery, Start, StartAt
+from dimesh_kafka.failures import translated
+from dimesh_kafka.messages import from_message
+
+
+class Reader:
+    """One consumer, used by one caller at a time.
+
+    Args:
+        new_consumer: makes a client, not started.
+        patience: seconds that a read may take.
+    """
+
+    def __init__(self, new_consumer: Callable[..., AIOKafkaConsumer], patience: float) -> None:
+        self._new_consumer = new_consumer
+        self._patience = patience
+        self._consumer: AIOKafkaConsumer | None = None
+        self._lock = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        async with self._lock:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(KafkaError, OSError):
+                await consumer.stop()
+
+    @contextlib.asynccontextmanager
+    async def _using(self, topic: str, numbers: Sequence[int]) -> Any:
+        async with self._lock:
+            try:
+                with translated(f"read {topic}"):
+                    if self._consumer is None:
+                        self._consumer = self._new_consumer(fetch_max_wait_ms=100)
+                        await self._consumer.start()
+                    parts = [TopicPartition(topic, number) for number in numbers]
+                    self._consumer.assign(parts)
+                    async with asyncio.timeout(self._patience):
+                        yield self._consumer, parts
+                    self._consumer.unsubscribe()  # else it would go on fetching
+            except TimeoutError:
+                await self._drop()
+                raise BusError(f"cannot read {topic}: no answer within {self._patience:g} s") from None
+            except BaseException:
+                await self._drop()  # whatever state it is in
+                raise
+
+    async def bounds(self, topic: str, numbers: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
+        """The first held offset and that of the next record, by partition."""
+        if not numbers:
+            return {}, {}
+        async with self._using(topic, numbers) as (consumer, parts):
+            oldest = await consumer.beginning_offsets(parts)
+            ends = await consumer.end_offsets(parts)
+        return {p.partition: oldest[p] for p in parts}, {p.partition: ends[p] for p in parts}
+
+    async def resolve(self, topic: str, numbers: Sequence[int], start: Start) -> dict[int, int]:
+        """The offset of each partition that a start means."""
+        oldest, ends = await self.bounds(topic, numbers)
+        if start is StartAt.EARLIEST:
+            return oldest
+        if start is StartAt.LATEST:
+            return ends
+        if isinstance(start, datetime):
+            # Kafka's times are milliseconds: rounded down, so that none is passed over.
+            moment = int(start.timestamp() * 1000)
+            async with self._using(topic, numbers) as (consumer, parts):
+                found = await consumer.offsets_for_times({part: max(moment, 0) for part in parts})
+            return {
+                part.partition: ends[part.partition] if at is None else at.offset
+                for part, at in found.items()
+            }
+        assert isinstance(start, Mapping)
+        # Never beyond the end: what comes next would be passed over in silence.
+        return {
+            number: min(max(start[number], 0), ends[number]) if number in start else oldest[number]
+            for number in numbers
+        }
+
+    async def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> list[Delivery]:
+        """At most ``limit`` records of each partition, from its offset on, in the order they were taken."""
+        if not offsets:
+            return []
+        oldest, ends = await self.bounds(topic, list(offsets))
+        wanted = {
+            n: max(offset, oldest[n]) for n, offset in offsets.items() if max(offset, oldest[n]) < ends[n]
+        }
+        if not wanted:
+            return []
+        found: list[Delivery] = []
+        async with self._using(topic, list(wanted)) as (consumer, parts):
+            left = dict.fromkeys(parts, limit)
+            for part in parts:
+                consumer.seek(part, wanted[part.partition])
+            while left:
+                fetched = await consumer.getmany(*left, timeout_ms=100, max_records=1_000)
+                for part, messages in fetched.items():
+                    taken = [m for m in messages if m.offset < ends[part.partition]][: left.get(part, 0)]
+                    found += [
+                        Delivery(
+                            from_message(m.key, m.value, m.headers),
+                            part.partition,
+                            m.offset,
+                            m.timestamp / 1000,
+                        )
+                        for m in taken
+                    ]
+                    if part in left:
+                        left[part] -= len(taken)
+                for part in tuple(left):
+                    if left[part] <= 0 or await consumer.position(part) >= ends[part.partition]:
+                        del left[part]
+        found.sort(key=lambda d: (d.timestamp, d.partition, d.offset))
+        return found

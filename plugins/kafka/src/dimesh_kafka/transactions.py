@@ -1,0 +1,65 @@
+"""Transactions of the broker: several records, in several topics, all or none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from dimesh_kafka.failures import explained
+
+
+class Transactor:
+    """One transaction at a time, under one transactional id. Whoever opens the same id later shuts this one out.
+
+    Args:
+        new_producer: makes a client with the transactional id, not started.
+    """
+
+    def __init__(self, new_producer: Callable[[], AIOKafkaProducer]) -> None:
+        self._new_producer = new_producer
+        self._producer: AIOKafkaProducer | None = None
+        self._lock = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect; transactions that an earlier holder of the id left open are aborted first."""
+        if self._producer is None:
+            producer = self._new_producer()
+            try:
+                await producer.start()
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    await producer.stop()
+                raise
+            self._producer = producer
+
+    async def close(self) -> None:
+        """Disconnect."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(5):
+                    await producer.stop()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, doing: str) -> AsyncIterator[AIOKafkaProducer]:
+        """A block whose sends take effect together when it ends, or not at all.
+
+        Raises:
+            PublishError: not committed. Unless the message says otherwise the outcome is unknown.
+        """
+        async with self._lock:
+            try:
+                await self.open()
+                assert self._producer is not None
+                async with self._producer.transaction():
+                    yield self._producer
+            except KafkaError as error:
+                await self.close()  # a new one aborts what this one left
+                raise explained(error, doing, publishing=True) from error
+            except asyncio.CancelledError:
+                await self.close()
+                raise
