@@ -272,6 +272,10 @@ class KafkaCluster:
         for broker in self.brokers:
             broker.process.wait(lambda broker=broker: accepts(broker.ports["PLAIN"]))  # type: ignore[misc]
 
+    def tool(self, name: str, *arguments: str) -> str:
+        """Run one of Kafka's own command-line tools; returns what it says."""
+        return run(["java", "-XX:TieredStopAtLevel=1", "-cp", f"{libraries()}/*", name, *arguments])
+
     def stop(self) -> None:
         """Stop all brokers."""
         for broker in self.brokers:

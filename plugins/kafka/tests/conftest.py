@@ -7,14 +7,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from servers.availability import unavailable
-from servers.kafka import KafkaCluster, kafka_cluster
-from servers.processes import ServerUnavailable
 
 from dimesh.clock import SystemClock
 from dimesh.spi.options import parse_options
 from dimesh_kafka.backend import KafkaBackend
 from dimesh_kafka.options import KafkaOptions
+from servers.availability import unavailable
+from servers.kafka import KafkaCluster, kafka_cluster
+from servers.processes import ServerUnavailable
 
 FAST = {"heartbeat_interval": 0.1, "session_timeout": 5.0, "rebalance_timeout": 10.0}
 """Members of a group that notice each other quickly."""

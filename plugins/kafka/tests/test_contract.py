@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from servers.kafka import KafkaCluster
-
 from dimesh.capabilities import Capability
 from dimesh_contracts.bus import BusBackendContract, NewBackend
 from dimesh_kafka.backend import KafkaBackend
+from servers.kafka import KafkaCluster
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 

@@ -332,7 +332,7 @@ class EventBus:
             handler: an EventHandler, or a function without filters.
             subscription_id: names the subscription; one that is given is also the group, unless ``group`` is.
             group: subscriptions with one group share the events and go on where the group was. Without a group
-                (and without an id or the bus's ``consumer_group``) the subscription is alone, sees every event from ``start`` on, and keeps no
+                (and without an id or the bus's ``consumer_group``) it is alone, sees every event from ``start`` on, and keeps no
                 position.
             start: where a new group, or a lone subscription, begins: the latest event, the earliest, a time, or
                 offsets by partition.

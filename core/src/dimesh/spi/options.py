@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -11,8 +12,21 @@ import msgspec
 from dimesh.errors import ConfigurationError
 
 
+_SECRET = re.compile(r"password|secret|token|credentials|api_key")
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of a driver's options. Every field has a type and, where it can, a default."""
+    """Base of a driver's options. Every field has a type and, where it can, a default. What a field's name says is a
+    secret is not shown.
+    """
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={'***' if _SECRET.search(name) and value else repr(value)}"
+            for name in self.__struct_fields__
+            for value in (getattr(self, name),)
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def is_path(text: str) -> bool:

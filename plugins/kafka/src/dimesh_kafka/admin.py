@@ -16,6 +16,7 @@ from aiokafka.errors import CommitFailedError, KafkaError, TopicAlreadyExistsErr
 from dimesh.errors import BusError, ConfigurationError, NotOfferedError, TopicNotFoundError
 from dimesh.events.names import show
 from dimesh.spi.bus import TopicConfig
+from dimesh_kafka.clients import stop_consumer
 from dimesh_kafka.failures import explained, translated
 from dimesh_kafka.options import KafkaOptions
 from dimesh_kafka.stream import group_id
@@ -183,7 +184,7 @@ class Admin:
         """The broker answers before all of its parts know."""
         try:
             async with asyncio.timeout(seconds or self._options.request_timeout):
-                while not await true():
+                while not await true():  # noqa: ASYNC110 - the broker does not tell
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise BusError(otherwise) from None
@@ -246,8 +247,7 @@ class Admin:
             except CommitFailedError:
                 return False
             finally:
-                with contextlib.suppress(KafkaError, OSError):
-                    await consumer.stop()
+                await stop_consumer(consumer)
         return True
 
 

@@ -7,11 +7,9 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from uuid import uuid4
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from dimesh.capabilities import Capabilities, Capability, Support
@@ -34,12 +32,12 @@ from dimesh.spi.bus import (
 )
 from dimesh_kafka.admin import Admin
 from dimesh_kafka.attempts import AttemptsTable
+from dimesh_kafka.clients import Clients
 from dimesh_kafka.delays import Delays
 from dimesh_kafka.failures import connection_error
 from dimesh_kafka.options import KafkaOptions
 from dimesh_kafka.publisher import Publisher
 from dimesh_kafka.reader import Reader
-from dimesh_kafka.security import connection
 from dimesh_kafka.stream import KafkaStream
 from dimesh_kafka.tables import Tables
 from dimesh_kafka.transactions import Transactor
@@ -64,7 +62,7 @@ class KafkaBackend:
     def __init__(self, options: KafkaOptions, clock: Clock) -> None:
         self.options = options
         self.clock = clock
-        self._connection = connection(options)
+        self.clients = Clients(options)
         order = Support.FULL if options.partition_by == "key" else Support.PARTIAL
         self.capabilities = Capabilities(
             Capability.DURABLE,
@@ -92,55 +90,27 @@ class KafkaBackend:
         self._delayed = f"{options.internal}.delayed"
         self._attempts = f"{options.internal}.attempts"
         self._state = f"{options.internal}.state"
-        self._reader = Reader(self.new_consumer, options.request_timeout)
+        self._reader = Reader(self.clients.consumer, options.request_timeout)
         self._tables = Tables(
-            self._partitions_of, self.ensure_internal, self.new_consumer, options.request_timeout
+            self._partitions_of, self.ensure_internal, self.clients.consumer, options.request_timeout
         )
-        self._transactor = Transactor(lambda: self._new_producer(f"{options.client_id}-{uuid4().hex}"))
+        self.transactor = Transactor(lambda: self.clients.producer(f"{options.client_id}-{uuid4().hex}"))
         self._delays = Delays(
-            self, self._delayed, lambda: self._new_producer(f"{options.internal}-delayed-records")
+            self, self._delayed, lambda: self.clients.producer(f"{options.internal}-delayed-records")
         )
         self._ensuring: dict[str, asyncio.Lock] = {}
         self._watch: asyncio.Task[None] | None = None
         self._opened = False
         self._closed = False
 
-    # -- clients -----------------------------------------------------------------------------------
-
-    def new_consumer(self, **arguments: Any) -> AIOKafkaConsumer:
-        """A consumer, not started. None commits or chooses a position by itself."""
-        return AIOKafkaConsumer(
-            **{
-                **self._connection,
-                "enable_auto_commit": False,
-                "auto_offset_reset": "none",
-                "isolation_level": "read_committed",
-                "retry_backoff_ms": 50,
-                **arguments,
-            }
-        )
-
-    def _new_producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
-        options = self.options
-        return AIOKafkaProducer(
-            **self._connection,
-            acks="all",
-            enable_idempotence=True,
-            transactional_id=transactional_id,
-            compression_type=None if options.compression == "none" else options.compression,
-            max_batch_size=options.batch_size,
-            max_request_size=options.max_request_size,
-            retry_backoff_ms=50,
-        )
-
     # -- life --------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect."""
-        self.publisher = Publisher(self.options, self._new_producer, self.clock, self.written)
+        self.publisher = Publisher(self.options, self.clients.producer, self.clock, self.written)
         self.attempts = AttemptsTable(self._attempts, self._tables, self._put)
-        client = AIOKafkaAdminClient(**self._connection, retry_backoff_ms=50)
-        self._admin = Admin(self.options, client, self.new_consumer)
+        client = self.clients.admin()
+        self._admin = Admin(self.options, client, self.clients.consumer)
         try:
             await client.start()
             await self.publisher.open()
@@ -169,7 +139,7 @@ class KafkaBackend:
         await self._delays.close()
         await self._tables.close()
         await self._reader.close()
-        await self._transactor.close()
+        await self.transactor.close()
         await self.publisher.close()
         await self._admin.client.close()
 
@@ -290,7 +260,7 @@ class KafkaBackend:
         # What is under way comes first: the order of a key is that of the calls.
         async with self.publisher.held(topic):
             messages, _ = self.publisher.prepared(topic, records)
-            async with self._transactor.transaction(f"publish to {topic} with state") as producer:
+            async with self.transactor.transaction(f"publish to {topic} with state") as producer:
                 sent = [
                     await producer.send(topic, value, key, number, headers=headers)
                     for number, key, value, headers in messages

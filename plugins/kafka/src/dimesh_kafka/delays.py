@@ -9,7 +9,6 @@ whoever takes over shuts out the one before.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import logging
@@ -23,6 +22,7 @@ from aiokafka.errors import KafkaError
 from dimesh.clock import CLOCK_LOOK
 from dimesh.errors import DimeshError
 from dimesh.spi.bus import Record
+from dimesh_kafka.clients import raise_trouble, stop_consumer
 from dimesh_kafka.messages import from_message, to_headers
 from dimesh_kafka.publisher import Message
 from dimesh_kafka.transactions import Transactor
@@ -93,7 +93,7 @@ class Delays:
 
     async def _take_part(self) -> None:
         options = self._backend.options
-        consumer = self._backend.new_consumer(
+        consumer = self._backend.clients.consumer(
             group_id=f"{options.internal}@{self._topic}",
             session_timeout_ms=int(options.session_timeout * 1000),
             heartbeat_interval_ms=int(options.heartbeat_interval * 1000),
@@ -106,14 +106,13 @@ class Delays:
             while True:
                 if not self._owner:
                     await asyncio.sleep(0.05)
-                    consumer._coordinator.check_errors()
+                    raise_trouble(consumer)
                     continue
                 await self._own(consumer)
         finally:
             self._owner = False
             await self._transactor.close()
-            with contextlib.suppress(KafkaError, OSError):
-                await consumer.stop()
+            await stop_consumer(consumer)
 
     def owner(self, owner: bool) -> None:
         """The partition was given to this process, or taken from it."""

@@ -65,22 +65,22 @@ def connection_error(error: BaseException, servers: str) -> BusError:
     while found is not None:
         text = str(found)
         if isinstance(found, ssl.SSLCertVerificationError):
-            return ConnectionRefused(
+            return CannotConnectError(
                 f"the certificate of {servers} is not accepted: {found.verify_message}. Trust its authority with "
                 "tls_ca, or connect by the name that it was made for"
             )
         if isinstance(found, kafka.SaslAuthenticationFailed | kafka.AuthenticationFailedError):
-            return ConnectionRefused(
+            return CannotConnectError(
                 f"{servers} refuses the credentials: {text or 'wrong user name or password'}"
             )
         if isinstance(found, kafka.UnsupportedSaslMechanismError):
-            return ConnectionRefused(f"{servers} does not offer this sasl_mechanism: {text}")
+            return CannotConnectError(f"{servers} does not offer this sasl_mechanism: {text}")
         found = found.__cause__ or found.__context__
-    return ConnectionRefused(
+    return CannotConnectError(
         f"cannot connect to {servers}: {error}. Check the address, and that tls and sasl_mechanism are those of the "
         "broker's listener"
     )
 
 
-class ConnectionRefused(BusError, ConfigurationError):
+class CannotConnectError(BusError, ConfigurationError):
     """The broker cannot be reached as configured."""

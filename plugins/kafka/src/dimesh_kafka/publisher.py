@@ -25,6 +25,7 @@ from aiokafka.partitioner import murmur2
 from dimesh.clock import Clock, Handle
 from dimesh.errors import BackpressureError, BusClosedError, PublishError
 from dimesh.spi.bus import Position, Record
+from dimesh_kafka.clients import stop_producer
 from dimesh_kafka.failures import explained
 from dimesh_kafka.messages import to_headers
 from dimesh_kafka.options import KafkaOptions
@@ -120,8 +121,7 @@ class Publisher:
         try:
             await producer.start()
         except BaseException:
-            with contextlib.suppress(Exception):
-                await producer.stop()
+            await stop_producer(producer, flush=False)
             raise
         self._outstanding[producer] = 0
         return producer
@@ -145,7 +145,7 @@ class Publisher:
         if self._renewal is not None:
             await asyncio.gather(self._renewal, return_exceptions=True)
         await asyncio.gather(*self._retiring, return_exceptions=True)
-        await _disconnect(self._producer)
+        await stop_producer(self._producer)
 
     # -- topics ------------------------------------------------------------------------------------
 
@@ -412,10 +412,10 @@ class Publisher:
 
     async def _retire(self, producer: AIOKafkaProducer) -> None:
         async with _within(self._options.delivery_timeout):
-            while self._outstanding[producer]:
+            while self._outstanding[producer]:  # noqa: ASYNC110 - rare, and nobody is in a hurry
                 await asyncio.sleep(0.05)
         del self._outstanding[producer]
-        await _disconnect(producer, flush=False)
+        await stop_producer(producer, flush=False)
 
     # -- room --------------------------------------------------------------------------------------
 
@@ -485,19 +485,3 @@ async def _within(seconds: float) -> Any:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             yield
-
-
-async def _disconnect(producer: AIOKafkaProducer, flush: bool = True) -> None:
-    """Stop a client. Without ``flush`` what it still tries to send is dropped (its own ``stop`` waits for that)."""
-    if flush:
-        async with _within(5.0):
-            await producer.stop()
-            return
-    sender = producer._sender
-    producer._closed = True
-    if sender is not None and sender.sender_task is not None:
-        sender.sender_task.cancel()
-        async with _within(5.0):
-            await asyncio.gather(sender.sender_task, return_exceptions=True)
-    with contextlib.suppress(Exception):
-        await producer.client.close()

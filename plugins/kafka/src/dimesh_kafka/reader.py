@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
 from dimesh.errors import BusError
 from dimesh.spi.bus import Delivery, Start, StartAt
+from dimesh_kafka.clients import stop_consumer
 from dimesh_kafka.failures import translated
 from dimesh_kafka.messages import from_message
 
@@ -39,8 +39,7 @@ class Reader:
     async def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(KafkaError, OSError):
-                await consumer.stop()
+            await stop_consumer(consumer)
 
     @contextlib.asynccontextmanager
     async def _using(self, topic: str, numbers: Sequence[int]) -> Any:

@@ -28,6 +28,7 @@ from aiokafka.errors import (
 
 from dimesh.errors import BusError, FencedError, PositionLostError
 from dimesh.spi.bus import Attempts, Batch, Delivery, PartitionListener, Subscribe
+from dimesh_kafka.clients import is_fenced, raise_trouble, stop_consumer
 from dimesh_kafka.failures import explained, translated
 from dimesh_kafka.messages import from_message
 
@@ -85,14 +86,16 @@ class KafkaStream:
                 "rebalance_timeout_ms": int(options.rebalance_timeout * 1000),
                 "max_poll_interval_ms": 2**31 - 1,  # it is the engine that bounds how long a handler may take
             }
-        consumer = self._backend.new_consumer(max_partition_fetch_bytes=options.fetch_max_bytes, **membership)
+        consumer = self._backend.clients.consumer(
+            max_partition_fetch_bytes=options.fetch_max_bytes, **membership
+        )
         with translated(f"read {self.topic}"):
             try:
                 if group is not None:
                     consumer.subscribe([self.topic], listener=_Rebalance(self, consumer))
                 await consumer.start()
             except BaseException:
-                await _stop(consumer)
+                await stop_consumer(consumer)
                 raise
         self._consumer = consumer
 
@@ -204,7 +207,7 @@ class KafkaStream:
         """Wait for partitions, with an eye on the client, which tells its troubles only to who reads."""
         if consumer is not None:
             try:
-                consumer._coordinator.check_errors()
+                raise_trouble(consumer)
             except KafkaError as error:
                 self._broken = error
                 raise explained(error, f"join group {self.group} of {self.topic}") from error
@@ -318,7 +321,7 @@ class KafkaStream:
         self._next.clear()
         self._backend.streams.discard(self)
         if consumer is not None:
-            await _stop(consumer)
+            await stop_consumer(consumer)
 
     async def _reconnect(self) -> None:
         """The client gave up (it does at some errors): go on with a new one."""
@@ -327,7 +330,7 @@ class KafkaStream:
         self._settled = False
         self._next.clear()
         if old is not None:
-            await _stop(old)
+            await stop_consumer(old)
         if self.group is not None:
             self._listener.lost(list(offsets))
             await self.open_member()
@@ -358,10 +361,8 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        coordinator = self._consumer._coordinator
-        fenced = getattr(coordinator, "generation", 0) < 0  # the group has forgotten this member
         try:
-            await self._stream.on_revoked(revoked, fenced)
+            await self._stream.on_revoked(revoked, is_fenced(self._consumer))
         except BusError as error:
             log.warning("partitions of %s given up badly: %s", self._stream.topic, error)
 
@@ -380,8 +381,3 @@ def group_id(group: str, topic: str) -> str:
     groups for the broker, so that a member that comes for one topic does not stop the reading of the others.
     """
     return f"{group}@{topic}"
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    with contextlib.suppress(KafkaError, OSError):
-        await consumer.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -11,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from dimesh.errors import BusError
+from dimesh_kafka.clients import stop_consumer
 from dimesh_kafka.failures import translated
 
 log = logging.getLogger("dimesh.bus.kafka")
@@ -41,9 +41,13 @@ class Table:
         """Begin to read."""
         self._consumer = self._new_consumer(fetch_max_wait_ms=100)
         with translated(f"read {self._topic}"):
-            await self._consumer.start()
-            self._consumer.assign(self._parts)
-            await self._consumer.seek_to_beginning(*self._parts)
+            try:
+                await self._consumer.start()
+                self._consumer.assign(self._parts)
+                await self._consumer.seek_to_beginning(*self._parts)
+            except BaseException:
+                await stop_consumer(self._consumer)
+                raise
         self._task = asyncio.create_task(self._follow(), name=f"dimesh-kafka-table-{self._topic}")
 
     async def close(self) -> None:
@@ -51,8 +55,7 @@ class Table:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            with contextlib.suppress(KafkaError, OSError):
-                await self._consumer.stop()
+            await stop_consumer(self._consumer)
 
     async def _follow(self) -> None:
         while True:

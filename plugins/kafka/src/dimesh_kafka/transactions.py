@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from dimesh_kafka.clients import stop_producer
 from dimesh_kafka.failures import explained
 
 
@@ -31,8 +32,7 @@ class Transactor:
             try:
                 await producer.start()
             except BaseException:
-                with contextlib.suppress(Exception):
-                    await producer.stop()
+                await stop_producer(producer, flush=False)
                 raise
             self._producer = producer
 
@@ -40,9 +40,7 @@ class Transactor:
         """Disconnect."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(5):
-                    await producer.stop()
+            await stop_producer(producer)
 
     @contextlib.asynccontextmanager
     async def transaction(self, doing: str) -> AsyncIterator[AIOKafkaProducer]:
