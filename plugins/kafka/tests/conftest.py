@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,13 @@ def kafka() -> Iterator[KafkaCluster]:
             yield cluster
     except ServerUnavailable as error:
         unavailable(error)
+
+
+@pytest.fixture
+def leaky_client() -> Iterator[None]:
+    """Collects what the client left open within the test that made it, where the warnings about it are ignored."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from dimesh import Event, EventBus, RetryPolicy, StartAt, SubscriptionOptions
 from dimesh.errors import BackpressureError, PublishError
 from dimesh.spi.bus import BusBackend
@@ -13,6 +15,8 @@ from dimesh_contracts.history import History, RecordingBackend, check
 from dimesh_contracts.history.entries import parse
 from dimesh_contracts.waiting import deadline, until
 
+LEAKS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""aiokafka 0.14 leaves sockets open when a connection fails while it is being made; see the fixture leaky_client."""
 LANES = 4
 KEYS = 3
 

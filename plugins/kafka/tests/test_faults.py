@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from exercise import exercise
+from exercise import LEAKS, exercise
 
 from dimesh import Event, EventBus, StartAt
 from dimesh.errors import BusError, PublishError
@@ -26,7 +26,7 @@ from servers.availability import unavailable
 from servers.kafka import KafkaCluster, kafka_cluster
 from servers.processes import ServerUnavailable, free_ports
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("leaky_client"), LEAKS, pytest.mark.timeout(180)]
 
 PROXY = free_ports(1)[0]
 

@@ -118,7 +118,10 @@ class KafkaBackend:
             await client.close()
             if isinstance(error, DimeshError):
                 raise
-            raise connection_error(error, self.options.bootstrap_servers) from error
+            why = await self.clients.trouble() or error
+            if isinstance(why, DimeshError):
+                raise why from error
+            raise connection_error(why, self.options.bootstrap_servers) from why
         except BaseException:
             await client.close()
             raise

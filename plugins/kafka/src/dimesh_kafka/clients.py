@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import AIOKafkaConnection, collect_hosts
 from aiokafka.errors import KafkaError
 
 from dimesh_kafka.options import KafkaOptions
@@ -63,6 +64,23 @@ class Clients:
         made = AIOKafkaAdminClient(**self._connection)
         _make_patient(made._client)
         return made
+
+    async def trouble(self) -> BaseException | None:
+        """Why no broker can be connected to: the clients say only that. None: one can."""
+        known = ("client_id", "request_timeout_ms", "security_protocol", "ssl_context")
+        arguments = {k: v for k, v in self._connection.items() if k in known or k.startswith("sasl_")}
+        trouble: BaseException | None = None
+        for host, port, _ in collect_hosts(self._connection["bootstrap_servers"]):
+            connection = AIOKafkaConnection(host, port, **arguments)
+            try:
+                await connection.connect()
+            except Exception as error:
+                trouble = error
+            else:
+                return None
+            finally:
+                connection.close()
+        return trouble
 
 
 def _make_patient(client: Any) -> None:

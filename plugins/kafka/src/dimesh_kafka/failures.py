@@ -45,7 +45,10 @@ def explained(error: BaseException, doing: str, publishing: bool = False) -> Bus
             f"cannot {doing}: the broker permits no access to the group; an ACL is missing ({error.args})"
         )
     if isinstance(error, kafka.ClusterAuthorizationFailedError):
-        return kind(f"cannot {doing}: the broker permits this user nothing of the kind; an ACL is missing")
+        return kind(
+            f"cannot {doing}: the broker does not permit it; an ACL is missing (to publish: WRITE on a topic, or "
+            "IDEMPOTENT_WRITE on the cluster)"
+        )
     if isinstance(error, kafka.TransactionalIdAuthorizationFailed):
         return kind(f"cannot {doing}: an ACL for transactional ids is missing")
     if isinstance(error, kafka.UnsupportedVersionError):
@@ -75,6 +78,10 @@ def connection_error(error: BaseException, servers: str) -> BusError:
             )
         if isinstance(found, kafka.UnsupportedSaslMechanismError):
             return CannotConnectError(f"{servers} does not offer this sasl_mechanism: {text}")
+        if isinstance(found, ssl.SSLError):
+            return CannotConnectError(
+                f"{servers} does not speak TLS there ({found.reason}): is it the right port?"
+            )
         found = found.__cause__ or found.__context__
     return CannotConnectError(
         f"cannot connect to {servers}: {error}. Check the address, and that tls and sasl_mechanism are those of the "

@@ -3,7 +3,8 @@
 An event is written in the binary mode of CloudEvents 1.0 (Kafka protocol binding 1.0.2: headers ``ce_…`` and
 ``content-type``, the payload as the value, UTF-8), its own headers as message headers, the ordering key as the
 message's key. Two headers more are the mesh's own: ``dimesh``, the compact header, from which the event comes back
-unchanged at the cost of one decode, and ``dimesh-route``, what filters look at before that.
+unchanged at the cost of one decode, and ``dimesh-route``, what filters look at before that. Both are text, since there
+are readers (the CloudEvents SDK is one) that take every header for text.
 
 A message of somebody else is read as CloudEvent, binary or structured. Headers that are none of CloudEvents' are kept
 in the event's headers. What is no CloudEvent is handed on as it is; the engine makes a dead letter of it.
@@ -11,6 +12,7 @@ in the event's headers. What is no CloudEvent is handed on as it is; the engine 
 
 from __future__ import annotations
 
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -42,7 +44,7 @@ def to_headers(record: Record) -> list[tuple[str, bytes]]:
     Raises:
         EventError: the event cannot be written.
     """
-    headers = [(COMPACT, record.header)]
+    headers = [(COMPACT, b2a_base64(record.header, newline=False))]
     event = record.decoded or _event_of(record)
     others: list[tuple[str, bytes]] = []
     if event is not None:
@@ -78,8 +80,9 @@ def from_message(key: bytes | None, value: bytes | None, headers: Headers) -> Re
     if len(headers) >= 2 and headers[0][0] == COMPACT and headers[1][0] == ROUTE:
         raw = headers[1][1]
         route = _routes.get(raw) or _route(raw)
-        if route is not None:
-            record = Record.stored(headers[0][1], payload, name, *route[:3])
+        compact = _decoded(headers[0][1])
+        if route is not None and compact is not None:
+            record = Record.stored(compact, payload, name, *route[:3])
             return record if len(headers) == route[3] + 2 else _with_foreign(record, headers)
     return _foreign(name, payload, headers)
 
@@ -92,6 +95,13 @@ def _route(raw: bytes) -> tuple[str, str, str, int] | None:
         _routes.clear()
     found = _routes[raw] = (parts[0], parts[1], parts[2], int(parts[3]))
     return found
+
+
+def _decoded(text: bytes) -> bytes | None:
+    try:
+        return a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return None
 
 
 def _with_foreign(record: Record, headers: Headers) -> Record:

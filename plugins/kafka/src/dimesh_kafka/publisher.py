@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError
 from aiokafka.partitioner import murmur2
 
 from dimesh.clock import Clock, Handle
@@ -104,6 +104,8 @@ class Publisher:
         self._choices: dict[str, int] = {}
         self._held: dict[str, asyncio.Event] = {}
         self._outstanding: dict[AIOKafkaProducer, int] = {}
+        self._producer: AIOKafkaProducer | None = None
+        self._opening = asyncio.Lock()
         self._renewal: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._queued = 0
@@ -113,8 +115,19 @@ class Publisher:
         self._closed = False
 
     async def open(self) -> None:
-        """Connect."""
-        self._producer = await self._started()
+        """Connect. A user who may not publish may still consume: that is said at the first publish."""
+        try:
+            self._producer = await self._started()
+        except ClusterAuthorizationFailedError as error:
+            log.info("this user may not publish: %s", error)
+
+    async def _ensure_open(self) -> None:
+        async with self._opening:
+            if self._producer is None:
+                try:
+                    self._producer = await self._started()
+                except KafkaError as error:
+                    raise explained(error, "publish", publishing=True) from error
 
     async def _started(self) -> AIOKafkaProducer:
         producer = self._new_producer()
@@ -145,7 +158,8 @@ class Publisher:
         if self._renewal is not None:
             await asyncio.gather(self._renewal, return_exceptions=True)
         await asyncio.gather(*self._retiring, return_exceptions=True)
-        await stop_producer(self._producer)
+        if self._producer is not None:
+            await stop_producer(self._producer)
 
     # -- topics ------------------------------------------------------------------------------------
 
@@ -208,6 +222,8 @@ class Publisher:
             await self._wait_for_room(len(messages), size, timeout)
         if self._closed:
             raise BusClosedError("the bus is closed")
+        if self._producer is None:
+            await self._ensure_open()
         parts = self._topics.get(topic)
         if parts is None:
             raise PublishError(f"topic {topic!r} was deleted; nothing was published")
@@ -258,6 +274,7 @@ class Publisher:
             else None
         )
         if added is None:
+            assert self._producer is not None
             batch = Batch(self._producer.create_batch(), self._clock.monotonic())
             part.batches.append(batch)
             added = batch.builder.append(timestamp=None, key=key, value=value, headers=headers)
@@ -291,6 +308,7 @@ class Publisher:
 
     async def _send_one(self, part: Partition, batch: Batch) -> None:
         producer = self._producer
+        assert producer is not None
         part.sending = batch
         self._outstanding[producer] += 1
         answer: asyncio.Future[Any] | None = None
@@ -393,7 +411,7 @@ class Publisher:
                     wait = min(wait * 2, 5.0)
         finally:
             self._renewal = None
-        if old is not self._producer:
+        if old is not None and old is not self._producer:
             task = asyncio.create_task(self._retire(old))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
