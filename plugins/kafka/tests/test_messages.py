@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dimesh import Event, EventMetadata, EventPriority
 from dimesh.errors import CodecError
+from dimesh.events.cloudevents import to_binary
 from dimesh.spi.bus import Record
 from dimesh_kafka.messages import COMPACT, ROUTE, from_message, to_headers
 
@@ -119,3 +120,11 @@ def test_a_cloudevent_of_somebody_else() -> None:
     ).encode()
     found = from_message(None, structured, [("content-type", b"application/cloudevents+json; charset=utf-8")])
     assert (found.event.event_id, found.event.payload) == ("i-2", [1])
+
+
+@given(events())
+def test_the_attributes_are_those_of_the_binary_mode(event: Event) -> None:
+    """However they were put together."""
+    attributes, _ = to_binary(event, "ce_")
+    written = dict(to_headers(Record.of(event, "k")))
+    assert {name: written[name].decode() for name in attributes} == attributes

@@ -34,6 +34,11 @@ _MOST_ROUTES: Final = 10_000
 Headers = Sequence[tuple[str, bytes]]
 
 _to_json = msgspec.json.Encoder().encode
+_ID: Final = f"{KAFKA_PREFIX}id"
+_TIME: Final = f"{KAFKA_PREFIX}time"
+_TRACE: Final = f"{KAFKA_PREFIX}traceid"
+_fixed: dict[tuple[object, ...], tuple[tuple[str, bytes], Headers]] = {}
+"""By what events have in common, their route and the attributes that are the same for all of them."""
 _routes: dict[bytes, tuple[str, str, str, int]] = {}
 """Routes that were read, since there are few and they are much alike."""
 
@@ -44,18 +49,63 @@ def to_headers(record: Record) -> list[tuple[str, bytes]]:
     Raises:
         EventError: the event cannot be written.
     """
-    headers = [(COMPACT, b2a_base64(record.header, newline=False))]
+    compact = (COMPACT, b2a_base64(record.header, newline=False))
     event = record.decoded or _event_of(record)
-    others: list[tuple[str, bytes]] = []
-    if event is not None:
-        attributes, _ = to_binary(event, KAFKA_PREFIX)
-        others = [(name, value.encode("utf-8")) for name, value in attributes.items()]
-        if event.headers is not NO_HEADERS:
-            others += _written(event.headers)
-    route = f"{record.event_type}\0{record.pillar}\0{record.priority}\0{len(others)}"
-    headers.append((ROUTE, route.encode("utf-8", "surrogatepass")))
-    headers += others
-    return headers
+    if event is None:
+        return [compact, _route_of(record, 0)]
+    m = event.metadata
+    if event.headers is NO_HEADERS and not (
+        m.span_id
+        or m.parent_span_id
+        or m.target_pillar
+        or m.target_agent
+        or m.correlation_id
+        or m.causation_id
+        or m.tags
+    ):
+        # Most events: they differ from others of their type and sender in three attributes only.
+        kind = (
+            event._event_type,
+            m.source_pillar,
+            m.source_agent,
+            m.priority,
+            event.schema_version,
+            event.content_type,
+        )
+        fixed = _fixed.get(kind)
+        if fixed is None:
+            fixed = _fix(kind, record, event)
+        return [
+            compact,
+            fixed[0],
+            (_ID, m.event_id.encode()),
+            (_TIME, m.timestamp.isoformat().replace("+00:00", "Z").encode()),
+            (_TRACE, m.trace_id.encode()),
+            *fixed[1],
+        ]
+    others = _attributes(event)
+    if event.headers is not NO_HEADERS:
+        others += _written(event.headers)
+    return [compact, _route_of(record, len(others)), *others]
+
+
+def _route_of(record: Record, others: int) -> tuple[str, bytes]:
+    route = f"{record.event_type}\0{record.pillar}\0{record.priority}\0{others}"
+    return ROUTE, route.encode("utf-8", "surrogatepass")
+
+
+def _attributes(event: Event) -> list[tuple[str, bytes]]:
+    attributes, _ = to_binary(event, KAFKA_PREFIX)
+    return [(name, value.encode("utf-8")) for name, value in attributes.items()]
+
+
+def _fix(kind: tuple[object, ...], record: Record, event: Event) -> tuple[tuple[str, bytes], Headers]:
+    if len(_fixed) >= _MOST_ROUTES:
+        _fixed.clear()
+    attributes = _attributes(event)
+    same = [header for header in attributes if header[0] not in (_ID, _TIME, _TRACE)]
+    found = _fixed[kind] = (_route_of(record, len(attributes)), same)
+    return found
 
 
 def _event_of(record: Record) -> Event | None:
