@@ -4,7 +4,8 @@ An event is written in the binary mode of CloudEvents 1.0 (Kafka protocol bindin
 ``content-type``, the payload as the value, UTF-8), its own headers as message headers, the ordering key as the
 message's key. Two headers more are the mesh's own: ``dimesh``, the compact header, from which the event comes back
 unchanged at the cost of one decode, and ``dimesh-route``, what filters look at before that. Both are text, since there
-are readers (the CloudEvents SDK is one) that take every header for text.
+are readers (the CloudEvents SDK is one) that take every header for text: a byte of the
+compact header is the character of that number.
 
 A message of somebody else is read as CloudEvent, binary or structured. Headers that are none of CloudEvents' are kept
 in the event's headers. What is no CloudEvent is handed on as it is; the engine makes a dead letter of it.
@@ -12,7 +13,6 @@ in the event's headers. What is no CloudEvent is handed on as it is; the engine 
 
 from __future__ import annotations
 
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -40,7 +40,7 @@ _TRACE: Final = f"{KAFKA_PREFIX}traceid"
 _fixed: dict[tuple[object, ...], tuple[tuple[str, bytes], Headers]] = {}
 """By what events have in common, their route and the attributes that are the same for all of them."""
 _routes: dict[bytes, tuple[str, str, str, int]] = {}
-"""Routes that were read, since there are few and they are much alike."""
+"""Routes that were read, since there are few: type, pillar, priority and how many headers there are in all."""
 
 
 def to_headers(record: Record) -> list[tuple[str, bytes]]:
@@ -49,7 +49,7 @@ def to_headers(record: Record) -> list[tuple[str, bytes]]:
     Raises:
         EventError: the event cannot be written.
     """
-    compact = (COMPACT, b2a_base64(record.header, newline=False))
+    compact = (COMPACT, record.header.decode("latin-1").encode())
     event = record.decoded or _event_of(record)
     if event is None:
         return [compact, _route_of(record, 0)]
@@ -127,13 +127,17 @@ def from_message(key: bytes | None, value: bytes | None, headers: Headers) -> Re
     """The record of a message. Never fails: what cannot be read is handed on for the engine to judge."""
     name = "" if key is None else key.decode("utf-8", "replace")
     payload = value or b""
-    if len(headers) >= 2 and headers[0][0] == COMPACT and headers[1][0] == ROUTE:
+    if len(headers) > 1 and headers[1][0] == ROUTE and headers[0][0] == COMPACT:
         raw = headers[1][1]
         route = _routes.get(raw) or _route(raw)
-        compact = _decoded(headers[0][1])
-        if route is not None and compact is not None:
-            record = Record.stored(compact, payload, name, *route[:3])
-            return record if len(headers) == route[3] + 2 else _with_foreign(record, headers)
+        if route is not None:
+            try:
+                compact = headers[0][1].decode().encode("latin-1")
+            except UnicodeError:
+                return _foreign(name, payload, headers)
+            kind, pillar, priority, count = route
+            record = Record(name, kind, pillar, priority, payload, None, None, compact)
+            return record if len(headers) == count else _with_foreign(record, headers)
     return _foreign(name, payload, headers)
 
 
@@ -143,15 +147,8 @@ def _route(raw: bytes) -> tuple[str, str, str, int] | None:
         return None
     if len(_routes) >= _MOST_ROUTES:
         _routes.clear()
-    found = _routes[raw] = (parts[0], parts[1], parts[2], int(parts[3]))
+    found = _routes[raw] = (parts[0], parts[1], parts[2], int(parts[3]) + 2)
     return found
-
-
-def _decoded(text: bytes) -> bytes | None:
-    try:
-        return a2b_base64(text, strict_mode=True)
-    except ValueError:
-        return None
 
 
 def _with_foreign(record: Record, headers: Headers) -> Record:
