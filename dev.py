@@ -93,7 +93,10 @@ def main() -> None:
             PYTHON,
             "-m",
             "pytest",
-            *(rest or ["-q", "-n", "2", "--dist", "worksteal", "-m", "not slow and not wheels"]),
+            *(
+                rest
+                or ["-q", "-n", "2", "--dist", "worksteal", "-m", "not slow and not wheels and not servers"]
+            ),
         ]
     elif command == "nox":
         target = [PYTHON, "-m", "nox", *rest]

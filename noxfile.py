@@ -28,7 +28,7 @@ PLUGINS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob(
 MEMBERS = ["core", "contracts", *PLUGINS]
 DIST = ROOT / "dist"
 PARALLEL = ("-n", "2", "--dist", "worksteal")
-QUICK = ("-q", *PARALLEL, "-m", "not slow and not wheels")
+QUICK = ("-q", *PARALLEL, "-m", "not slow and not wheels and not servers")
 
 
 def editable(session: nox.Session, *members: str, groups: tuple[str, ...] = ("test",)) -> None:
@@ -61,7 +61,15 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """The tests that take longer."""
     editable(session, *MEMBERS)
-    session.run("pytest", "-q", *PARALLEL, "-m", "slow and not wheels", *session.posargs)
+    session.run("pytest", "-q", *PARALLEL, "-m", "slow and not wheels and not servers", *session.posargs)
+
+
+@nox.session(python=MAIN)
+def servers(session: nox.Session) -> None:
+    """The suites that need real servers: Kafka (Java and Maven), Pub/Sub (Go). Without them: said loudly, in CI an error."""
+    editable(session, *MEMBERS)
+    # One file stays in one process, and with it the servers that it starts.
+    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "servers", *session.posargs)
 
 
 @nox.session(python=MAIN)
