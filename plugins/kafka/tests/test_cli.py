@@ -11,11 +11,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from servers.kafka import KafkaCluster
 
 from dimesh import Event, EventBus, RetryPolicy, StartAt, SubscriptionOptions
 from dimesh_contracts.waiting import until
 from dimesh_kafka.backend import KafkaBackend
+from servers.kafka import KafkaCluster
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
 
