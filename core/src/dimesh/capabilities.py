@@ -63,7 +63,8 @@ class Capability(Enum):
     NATIVE_LEASE = "native-lease"
     """A delivery is leased by the broker and comes back by itself when the lease lapses."""
     TRANSACTIONS = "transactions"
-    """Consume, process and produce as one transaction of the broker."""
+    """What a member of a group produces, and its position, take effect together or not at all: consume, process and
+    produce, each event once."""
 
     # -- schema registry --
     DECIDES_COMPATIBILITY = "decides-compatibility"

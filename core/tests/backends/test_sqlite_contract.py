@@ -28,6 +28,7 @@ class TestSqlite(BusBackendContract):
             Capability.FILTER_PUSHDOWN,
             Capability.ATOMIC_STATE,
             Capability.COUNTED_LAG,
+            Capability.TRANSACTIONS,
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
         }

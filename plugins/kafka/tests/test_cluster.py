@@ -57,7 +57,7 @@ async def restored(three: KafkaCluster, backend: KafkaBackend) -> None:
             await asyncio.to_thread(broker.start)
 
     async def in_sync() -> bool:
-        topics = await backend._admin.client.describe_topics()
+        topics = await backend.admin.client.describe_topics()
         return all(
             len(part["isr"]) == len(part["replicas"]) for topic in topics for part in topic["partitions"]
         )
@@ -95,9 +95,7 @@ async def test_the_coordinator_of_a_group_is_lost(
 
     async def coordinator() -> int:
         return int(
-            await backend._admin._ask(
-                "", lambda: backend._admin.client.find_coordinator(group_id("g", topic))
-            )
+            await backend.admin._ask("", lambda: backend.admin.client.find_coordinator(group_id("g", topic)))
         )
 
     number = await coordinator()

@@ -29,6 +29,7 @@ class TestKafka(BusBackendContract):
         Capability.DURABLE_ATTEMPTS,
         Capability.DELAYED_DELIVERY,
         Capability.ATOMIC_STATE,
+        Capability.TRANSACTIONS,
         Capability.COUNTED_LAG,
         Capability.SEGMENT_RETENTION,
         Capability.TOPIC_ADMIN,

@@ -162,7 +162,7 @@ async def test_a_message_too_large_is_refused_and_the_next_is_taken(
     with pytest.raises(PublishError, match="max_request_size"):
         await bus.publish(topic, Event("a.b", None, "x" * 1_200_000))
     await bus.open()
-    await bus.backend._admin.create(topic + ".small", TopicConfig(), **{"max.message.bytes": "2000"})  # type: ignore[attr-defined]
+    await bus.backend.admin.create(topic + ".small", TopicConfig(), **{"max.message.bytes": "2000"})  # type: ignore[attr-defined]
     handled: list[Any] = []
     await bus.subscribe(topic + ".small", lambda e: handled.append(e.payload))
     for n in range(3):

@@ -39,6 +39,9 @@ class BusGuarantee(Guarantee):
     LAG = "A group's lag is the number of records that it has not committed."
     DELAYED = "A delayed record comes when it is due, not before, and not never."
     STATE = "A caller's state is stored together with its records."
+    TRANSACTION = (
+        "What a handler produces and the position of what it handled take effect together, or not at all."
+    )
     DURABLE = (
         "What was acknowledged is there for another instance over the same storage, with positions and order."
     )

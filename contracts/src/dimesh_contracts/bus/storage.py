@@ -12,8 +12,14 @@ import pytest
 
 from dimesh.capabilities import Capability
 from dimesh.clock import SystemClock
-from dimesh.errors import ConfigurationError, NotOfferedError, PositionLostError, TopicNotFoundError
-from dimesh.spi.bus import Attempts, BusBackend, StartAt, TopicConfig
+from dimesh.errors import (
+    ConfigurationError,
+    FencedError,
+    NotOfferedError,
+    PositionLostError,
+    TopicNotFoundError,
+)
+from dimesh.spi.bus import Attempts, BusBackend, StartAt, TopicConfig, TransactionalStream
 from dimesh_contracts.bus.groups import first_batch
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
 from dimesh_contracts.bus.harness import BusHarness, NewBackend, payloads, record
@@ -219,6 +225,49 @@ class Storage(BusHarness):
         await backend.append(topic, [], state={topic: b"two"})
         assert await backend.load_state(topic) == b"two"
         assert await backend.load_state(f"{topic}.b") == b""
+
+    @proves(G.TRANSACTION, Capability.TRANSACTIONS, Capability.GROUPS, Capability.REPLAY)
+    async def test_producing_commits(self, backend: BusBackend, topic: str) -> None:
+        """``produce`` publishes in order and moves the position; without records it only moves it. Usually wrong: the
+        position committed beside the transaction, not in it.
+        """
+        target = await self.open_reader(backend, f"{topic}.out")
+        reader = await self.open_reader(backend, topic, "g", StartAt.EARLIEST, produces=True)
+        await backend.append(topic, [record(n) for n in range(6)])
+        got = await reader.take(4, limit=4)
+        stream, part = reader.stream, got[0].partition
+        assert isinstance(stream, TransactionalStream)
+        await stream.produce(part, got[2].offset, f"{topic}.out", [record("a"), record("b")])
+        await stream.produce(part, got[3].offset, f"{topic}.out", [])
+        assert payloads(await target.take(2)) == ["a", "b"]
+        await reader.close()
+        again = await self.open_reader(backend, topic, "g", produces=True)
+        assert payloads(await again.take(3)) == [3, 4, 5]
+        await again.close()
+        await target.nothing(0.05)
+        await target.close()
+
+    @proves(G.TRANSACTION, Capability.TRANSACTIONS, Capability.GROUPS, Capability.REPLAY)
+    async def test_a_member_that_is_gone_produces_nothing(self, backend: BusBackend, topic: str) -> None:
+        """A stream that was closed is fenced, and neither records nor positions of it take effect. Usually wrong: records
+        sent before it was looked whether the partition is still ours.
+        """
+        target = await self.open_reader(backend, f"{topic}.out")
+        old = await self.open_reader(backend, topic, "g", StartAt.EARLIEST, produces=True)
+        await backend.append(topic, [record(n) for n in range(3)])
+        got = await old.take(3)
+        await old.close()
+        new = await self.open_reader(backend, topic, "g", produces=True)
+        assert payloads(await new.take(3)) == [0, 1, 2]
+        assert isinstance(old.stream, TransactionalStream)
+        with pytest.raises(FencedError):
+            await old.stream.produce(got[2].partition, got[2].offset + 1, f"{topic}.out", [record("zombie")])
+        assert isinstance(new.stream, TransactionalStream)
+        await new.stream.produce(got[2].partition, got[2].offset + 1, f"{topic}.out", [record("alive")])
+        assert payloads(await target.take(1)) == ["alive"]
+        await target.nothing(0.05)
+        await new.close()
+        await target.close()
 
     @proves(G.RETENTION, Capability.RETENTION, Capability.REPLAY, Capability.TOPIC_ADMIN)
     async def test_retention_by_count(self, backend: BusBackend, topic: str) -> None:

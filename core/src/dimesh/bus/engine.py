@@ -322,6 +322,7 @@ class EventBus:
         group: str | None = None,
         start: Start = StartAt.LATEST,
         reset: bool = False,
+        produce_to: str | None = None,
         options: SubscriptionOptions | None = None,
         middleware: Sequence[Middleware] = (),
     ) -> str:
@@ -337,6 +338,9 @@ class EventBus:
             start: where a new group, or a lone subscription, begins: the latest event, the earliest, a time, or
                 offsets by partition.
             reset: begin at ``start`` even if the group has a position.
+            produce_to: a topic for what the handler returns (an event, several, or None). Where the backend states
+                ``transactions``, the events and the position of what was handled take effect together, so that each
+                event is answered once, whatever crashes; else the events come first and may come twice.
             options: concurrency, retries, time limits, de-duplication.
             middleware: wraps the handler; the first is the outermost.
 
@@ -360,14 +364,20 @@ class EventBus:
             )
         if isinstance(start, datetime) and start.tzinfo is None:
             raise ConfigurationError("start has no time zone: use an aware datetime")
+        called = as_handler(handler)
+        if produce_to is not None:
+            check_topic(produce_to)
+            if group is None or called.batch_size is not None:
+                raise ConfigurationError("produce_to needs a group, and a handler of single events")
         subscription = Subscription(
             self,
             subscription_id,
             topic,
             group,
-            as_handler(handler),
+            called,
             start,
             reset,
+            produce_to,
             options or SubscriptionOptions(),
             middleware,
         )
@@ -450,6 +460,14 @@ class EventBus:
         if Capability.SEGMENT_RETENTION in self.capabilities:
             return TopicConfig(partitions=1, retention_seconds=DEAD_LETTERS_KEPT_FOR)
         return TopicConfig(partitions=1)
+
+    async def record_of(self, event: Event) -> Record:
+        """An event that a handler produced, as it is published: with its key by the bus's rule, checked as in
+        :meth:`publish`.
+        """
+        if self.schema_gate is not None:
+            await self.schema_gate.check(event)
+        return Record.of(event, _check_key(self._ordering_key(event)))
 
     async def reply(self, request: Event, result: Any, error: str | None = None) -> None:
         """Answer a request. A reply that cannot be sent is logged: the request was handled all the same."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 from dimesh.bus.dedup import SeenWindow
 from dimesh.clock import Handle
-from dimesh.spi.bus import Attempts, Delivery
+from dimesh.spi.bus import Attempts, Delivery, Record
 
 
 class Lane:
@@ -41,6 +42,7 @@ class PartitionProgress:
         "next_offset",
         "number",
         "open",
+        "outputs",
         "running",
         "seen",
     )
@@ -55,6 +57,8 @@ class PartitionProgress:
         """Lanes that a worker serves right now."""
         self.seen = SeenWindow(window) if window else None
         self.attempts: dict[int, Attempts] = {}
+        self.outputs: dict[int, Sequence[Record]] = {}
+        """What handlers produced, by the offset of what they handled, until the position passes it."""
         self.given_up = False
         """Revoked or lost: nothing more of it is begun."""
         self.left: asyncio.Future[None] | None = None

@@ -13,6 +13,7 @@ from dimesh.bus.futures import settle
 from dimesh.bus.handler import EventHandler, Middleware
 from dimesh.bus.identity import identity_of
 from dimesh.bus.options import SubscriptionOptions, SubscriptionStats
+from dimesh.bus.production import INTERVAL
 from dimesh.bus.progress import PartitionProgress
 from dimesh.bus.retry import RetryPolicy
 from dimesh.bus.workers import Workers, report_death
@@ -28,7 +29,7 @@ from dimesh.errors import (
     StorageError,
     TopicNotFoundError,
 )
-from dimesh.spi.bus import Batch, Delivery, Start, Stream, Subscribe
+from dimesh.spi.bus import Batch, Delivery, Start, Stream, Subscribe, TransactionalStream
 
 if TYPE_CHECKING:
     from dimesh.bus.engine import EventBus
@@ -51,6 +52,7 @@ class Subscription:
         handler: EventHandler,
         start: Start,
         reset: bool,
+        produce_to: str | None,
         options: SubscriptionOptions,
         middleware: Sequence[Middleware],
     ) -> None:
@@ -66,6 +68,11 @@ class Subscription:
         self.tracks = group is not None and self.is_log
         """Whether offsets are committed: there is a group to keep them for."""
         self.commit_every = backend.commit_every or NEVER
+        self.produce_to = produce_to
+        self._transactions = produce_to is not None and Capability.TRANSACTIONS in backend.capabilities
+        self._interval = (
+            backend.commit_interval if produce_to is None else min(backend.commit_interval, INTERVAL)
+        )
         self.in_flight = 0
         """Records received and not done."""
         self.uncommitted = 0
@@ -79,7 +86,9 @@ class Subscription:
         self.parts: dict[int, PartitionProgress] = {}
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the stream ended by itself, as when the topic was deleted."""
-        self._request = Subscribe(topic, group, subscription_id, start, reset, handler.filter)
+        self._request = Subscribe(
+            topic, group, subscription_id, start, reset, handler.filter, self._transactions
+        )
         self.comes_again = not self.is_log or (
             group is not None and Capability.DURABLE in backend.capabilities
         )
@@ -271,9 +280,7 @@ class Subscription:
         self.in_flight += len(deliveries)
         self._workers.put(part, deliveries)
         if self._commit_timer is None and (self.tracks or not self.is_log):
-            self._commit_timer = self.bus.clock.call_later(
-                self.bus.backend.commit_interval, self.commit_wanted.set
-            )
+            self._commit_timer = self.bus.clock.call_later(self._interval, self.commit_wanted.set)
 
     def _wanted(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         wants = self.handler.filter.wants
@@ -326,7 +333,7 @@ class Subscription:
             if self._commit_timer is not None:
                 self._commit_timer.cancel()
                 self._commit_timer = None
-            again = self.bus.backend.commit_interval
+            again = self._interval
             try:
                 await self._commit()
                 errors = 0
@@ -358,9 +365,28 @@ class Subscription:
             if not positions:
                 return
             try:
-                await self.stream.commit(positions)
+                if self.produce_to is None:
+                    await self.stream.commit(positions)
+                else:
+                    await self._produce(self.produce_to, [(p, m) for p, m in parts if m > p.committed])
             except FencedError as error:
                 log.warning("subscription %s: %s", self.id, error)
             self.stats.commits += 1
             for part, mark in parts:
                 part.committed = max(part.committed, mark)
+
+    async def _produce(self, topic: str, parts: Sequence[tuple[PartitionProgress, int]]) -> None:
+        """Commit, together with what was produced below the positions."""
+        for part, mark in parts:
+            passed = [offset for offset in sorted(part.outputs) if offset < mark]
+            records = [record for offset in passed for record in part.outputs[offset]]
+            if self._transactions:
+                assert isinstance(self.stream, TransactionalStream)
+                await self.stream.produce(part.number, mark, topic, records)
+            elif records:
+                await self.bus.backend.append(topic, records)
+            for offset in passed:
+                del part.outputs[offset]
+            if not self._transactions:
+                await self.stream.commit({part.number: mark})
+            part.committed = max(part.committed, mark)

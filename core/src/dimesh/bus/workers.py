@@ -19,6 +19,7 @@ from dimesh.bus import headers as h
 from dimesh.bus.deadletter import Failure
 from dimesh.bus.handler import Middleware, compose
 from dimesh.bus.identity import identity_of
+from dimesh.bus.production import producing
 from dimesh.bus.progress import Lane, PartitionProgress
 from dimesh.bus.threads import ThreadPool
 from dimesh.capabilities import Capability
@@ -81,6 +82,8 @@ class Workers:
                 return await result if inspect.isawaitable(result) else result
 
             function = in_thread
+        if self.sub.produce_to is not None:
+            function = producing(self.bus, function)
         gate = self.bus.schema_gate
         if gate is None:
             return compose(function, middleware)
@@ -206,6 +209,8 @@ class Workers:
                         if len(seen.young) >= seen.size:
                             seen.turn()
                     stats.handled += 1
+                    if result and sub.produce_to is not None:
+                        part.outputs[delivery.offset] = result
                     if not plain and h.REPLY_TO in headers:
                         await self.bus.reply(event, result)
                     if observer is not None and observer.observes_delivered:

@@ -235,6 +235,8 @@ class Subscribe:
     """Where to begin; a group's committed position comes first unless ``reset`` is set."""
     reset: bool = False
     filter: Filter = EVERYTHING
+    produces: bool = False
+    """With ``TRANSACTIONS`` and a group: the position is committed by :meth:`TransactionalStream.produce` alone."""
 
 
 @runtime_checkable
@@ -282,6 +284,22 @@ class Stream(Protocol):
 
     async def close(self) -> None:
         """Leave the group and free everything. Uncommitted records go to other members. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class TransactionalStream(Stream, Protocol):
+    """What ``subscribe`` gives for a request that ``produces``, from a backend that states ``TRANSACTIONS``."""
+
+    async def produce(self, partition: int, offset: int, topic: str, records: Sequence[Record]) -> None:
+        """Append the records and commit the position, as one transaction: whoever reads sees both or neither, and a
+        member that has lost the partition publishes nothing. Records may be none; the topic is made if it is missing;
+        ``deliver_at`` is not offered here.
+
+        Raises:
+            FencedError: the partition is no longer this member's; nothing was published or committed.
+            PublishError, StorageError: trying again with the same arguments is right, and does it once.
+        """
         ...
 
 

@@ -11,7 +11,6 @@ import msgspec
 
 from dimesh.errors import ConfigurationError
 
-
 _SECRET = re.compile(r"password|secret|token|credentials|api_key")
 
 

@@ -73,6 +73,7 @@ class KafkaBackend:
             Capability.DURABLE_ATTEMPTS,
             Capability.DELAYED_DELIVERY,
             Capability.ATOMIC_STATE,
+            Capability.TRANSACTIONS,
             Capability.COUNTED_LAG,
             Capability.SEGMENT_RETENTION,
             Capability.TOPIC_ADMIN,
@@ -110,7 +111,7 @@ class KafkaBackend:
         self.publisher = Publisher(self.options, self.clients.producer, self.clock, self.written)
         self.attempts = AttemptsTable(self._attempts, self._tables, self._put)
         client = self.clients.admin()
-        self._admin = Admin(self.options, client, self.clients.consumer)
+        self.admin = Admin(self.options, client, self.clients.consumer)
         try:
             await client.start()
             await self.publisher.open()
@@ -144,7 +145,7 @@ class KafkaBackend:
         await self._reader.close()
         await self.transactor.close()
         await self.publisher.close()
-        await self._admin.client.close()
+        await self.admin.client.close()
 
     async def _look_around(self) -> None:
         """Topics come, grow and go by other hands."""
@@ -152,7 +153,7 @@ class KafkaBackend:
         while True:
             await asyncio.sleep(_LOOK)
             try:
-                found = await self._admin.partitions()
+                found = await self.admin.partitions()
             except BusError as error:
                 log.warning("cannot list the topics: %s", error)
                 continue
@@ -173,7 +174,7 @@ class KafkaBackend:
 
     async def _partitions_of(self, topic: str) -> int:
         known = self.publisher.partitions(topic)
-        return known or (await self._admin.partitions()).get(topic, 0)
+        return known or (await self.admin.partitions()).get(topic, 0)
 
     async def ensure(self, topic: str, config: TopicConfig | None = None, **settings: str) -> int:
         """Make a topic if it is missing; returns its number of partitions."""
@@ -183,8 +184,8 @@ class KafkaBackend:
         async with self._ensuring.setdefault(topic, asyncio.Lock()):
             partitions = await self._partitions_of(topic)
             if not partitions:
-                await self._admin.create(topic, config or TopicConfig(), **settings)
-                partitions = (await self._admin.partitions())[topic]
+                await self.admin.create(topic, config or TopicConfig(), **settings)
+                partitions = (await self.admin.partitions())[topic]
             self._gone.discard(topic)
             self.publisher.learn(topic, partitions)
         self._ensuring.pop(topic, None)
@@ -214,6 +215,10 @@ class KafkaBackend:
     def end_of(self, topic: str, partition: int) -> int:
         """See :meth:`written`."""
         return self._ends.get((topic, partition), 0)
+
+    def transactor_of(self, name: str) -> Transactor:
+        """For a partition that a group's member owns."""
+        return Transactor(lambda: self.clients.producer(f"{self.options.internal}-{name}"))
 
     # -- publishing --------------------------------------------------------------------------------
 
@@ -308,12 +313,12 @@ class KafkaBackend:
         """A group has a position on every partition from its first subscription on, before anybody joins."""
         topic, group = request.topic, request.group
         assert group is not None
-        committed = await self._admin.committed(topic, group)
+        committed = await self.admin.committed(topic, group)
         fresh = [number for number in numbers if request.reset or number not in committed]
         if fresh:
             begin = await self._reader.resolve(topic, numbers, request.start)
             # It has members: they have seen to it, and a reset would take the ground from under them.
-            await self._admin.move(topic, group, {number: begin[number] for number in fresh})
+            await self.admin.move(topic, group, {number: begin[number] for number in fresh})
 
     async def read(
         self, topic: str, start: Mapping[int, int] | StartAt | datetime, limit: int
@@ -327,7 +332,7 @@ class KafkaBackend:
         return await self._reader.read(topic, offsets, limit)
 
     async def _known(self, topic: str) -> int:
-        partitions = (await self._admin.partitions()).get(topic, 0)
+        partitions = (await self.admin.partitions()).get(topic, 0)
         if not partitions:
             raise TopicNotFoundError(f"no topic is named {show(topic)}; 'dimesh topics' lists them")
         return partitions
@@ -341,18 +346,18 @@ class KafkaBackend:
         """Make or change a topic."""
         have = await self._partitions_of(name)
         if have:
-            await self._admin.change(name, have, config)
+            await self.admin.change(name, have, config)
             have = max(have, config.partitions or 0)
         else:
-            await self._admin.create(name, config)
+            await self.admin.create(name, config)
             self._gone.discard(name)
-            have = (await self._admin.partitions())[name]
+            have = (await self.admin.partitions())[name]
         self.publisher.learn(name, have)
         return await self._info(name, have)
 
     async def _info(self, name: str, partitions: int) -> TopicInfo:
         oldest, ends = await self._reader.bounds(name, list(range(partitions)))
-        settings = await self._admin.settings(name)
+        settings = await self.admin.settings(name)
 
         def own(setting: str) -> int | None:
             value = settings.get(setting)
@@ -375,7 +380,7 @@ class KafkaBackend:
 
     async def delete_topic(self, name: str) -> None:
         """Remove a topic; its streams end."""
-        await self._admin.delete(name)
+        await self.admin.delete(name)
         self.publisher.forget(name)
         for key in [key for key in self._ends if key[0] == name]:
             del self._ends[key]
@@ -385,7 +390,7 @@ class KafkaBackend:
 
     async def topics(self) -> Sequence[TopicInfo]:
         """All topics, by name."""
-        found = await self._admin.partitions()
+        found = await self.admin.partitions()
         infos = []
         for name in sorted(found):
             if not self._is_internal(name):
@@ -395,10 +400,10 @@ class KafkaBackend:
 
     async def groups(self) -> Sequence[GroupInfo]:
         """All groups of the mesh."""
-        found = await self._admin.partitions()
+        found = await self.admin.partitions()
         groups = [
             (topic, group)
-            for topic, group in await self._admin.groups()
+            for topic, group in await self.admin.groups()
             if topic in found and not self._is_internal(topic)
         ]
         ends: dict[str, dict[int, int]] = {}
@@ -407,8 +412,8 @@ class KafkaBackend:
             oldest[topic], ends[topic] = await self._reader.bounds(topic, list(range(found[topic])))
         infos = []
         for topic, group in groups:
-            committed = await self._admin.committed(topic, group)
-            owners = await self._admin.members(topic, group)
+            committed = await self.admin.committed(topic, group)
+            owners = await self.admin.members(topic, group)
             for number, end in ends[topic].items():
                 at = committed.get(number)
                 lag = end - max(at if at is not None else 0, oldest[topic][number])
@@ -419,7 +424,7 @@ class KafkaBackend:
         """Move a group that has no members."""
         numbers = list(range(await self._known(topic)))
         offsets = await self._reader.resolve(topic, numbers, start)
-        if not await self._admin.is_empty(topic, group) or not await self._admin.move(topic, group, offsets):
+        if not await self.admin.is_empty(topic, group) or not await self.admin.move(topic, group, offsets):
             raise BusError(f"group {group!r} of topic {topic!r} has active members: stop them first")
         return offsets
 
@@ -429,5 +434,5 @@ class KafkaBackend:
         """See :class:`dimesh.spi.bus.SelfCheck`."""
         from dimesh_kafka.doctor import examine
 
-        async for finding in examine(self, self._admin):
+        async for finding in examine(self, self.admin):
             yield finding

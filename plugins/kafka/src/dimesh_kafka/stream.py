@@ -24,13 +24,15 @@ from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
     OffsetOutOfRangeError,
+    ProducerFenced,
 )
 
-from dimesh.errors import BusError, FencedError, PositionLostError
-from dimesh.spi.bus import Attempts, Batch, Delivery, PartitionListener, Subscribe
+from dimesh.errors import BusError, FencedError, PositionLostError, PublishError
+from dimesh.spi.bus import Attempts, Batch, Delivery, PartitionListener, Record, Subscribe
 from dimesh_kafka.clients import is_fenced, raise_trouble, stop_consumer
 from dimesh_kafka.failures import explained, translated
 from dimesh_kafka.messages import from_message
+from dimesh_kafka.transactions import Transactor
 
 if TYPE_CHECKING:
     from dimesh_kafka.backend import KafkaBackend
@@ -57,6 +59,11 @@ class KafkaStream:
         self._ends: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._attempts: dict[int, dict[int, Attempts]] = {}
+        self._produces = request.produces
+        self._unsure: set[int] = set()
+        """Partitions of which a transaction ended with an unknown outcome."""
+        self._transactors: dict[int, Transactor] = {}
+        """By partition: whoever gets the partition next opens the same transactional id, which shuts this one out."""
         self._settled = False
         """Whether it is known which partitions are ours."""
         self._lost: list[str] = []
@@ -125,6 +132,13 @@ class KafkaStream:
         """The group has settled."""
         offsets: dict[int, int] = {}
         fresh = []
+        if self._produces:
+            # Before the positions are read: what an earlier owner has under way is aborted by this.
+            for part in parts:
+                transactor = self._transactors[part.partition] = self._backend.transactor_of(
+                    f"{group_id(self.group or '', self.topic)}-{part.partition}"
+                )
+                await transactor.open()
         for part in parts:
             committed = await consumer.committed(part)
             if committed is None:
@@ -144,6 +158,12 @@ class KafkaStream:
         numbers = [part.partition for part in parts if part.partition in self._next]
         self._settled = False
         self._next.clear()
+        try:
+            await self._give_up(numbers, fenced)
+        finally:
+            await self._close_transactors()
+
+    async def _give_up(self, numbers: Sequence[int], fenced: bool) -> None:
         if not numbers:
             return
         if not fenced:
@@ -291,6 +311,37 @@ class KafkaStream:
         if fenced:
             raise FencedError(f"partitions {fenced} of topic {self.topic!r} belong to another member now")
 
+    async def produce(self, partition: int, offset: int, topic: str, records: Sequence[Record]) -> None:
+        transactor = self._transactors.get(partition)
+        if transactor is None or self.group is None:
+            raise FencedError(f"partition {partition} of topic {self.topic!r} is not this member's any more")
+        await self._backend.ensure(topic)
+        if partition in self._unsure and await self._was_committed(transactor, partition, offset):
+            return
+        messages, _ = self._backend.publisher.prepared(topic, records)
+        position = {TopicPartition(self.topic, partition): offset}
+        try:
+            async with transactor.transaction(f"produce to {topic}") as producer:
+                for number, key, value, headers in messages:
+                    await producer.send(topic, value, key, number, headers=headers)
+                await producer.send_offsets_to_transaction(position, group_id(self.group, self.topic))
+        except PublishError as error:
+            if isinstance(error.__cause__, ProducerFenced):
+                raise FencedError(
+                    f"partition {partition} of topic {self.topic!r} is another member's now"
+                ) from error
+            self._unsure.add(partition)
+            raise
+        self._committed[partition] = offset
+
+    async def _was_committed(self, transactor: Transactor, partition: int, offset: int) -> bool:
+        """What became of a transaction whose outcome is unknown. Opened again, it is finished, one way or the other."""
+        await transactor.reopen()
+        assert self.group is not None
+        found = await self._backend.admin.committed(self.topic, self.group)
+        self._unsure.discard(partition)
+        return found.get(partition, -1) >= offset
+
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """A log: not used."""
 
@@ -320,8 +371,14 @@ class KafkaStream:
         consumer, self._consumer = self._consumer, None
         self._next.clear()
         self._backend.streams.discard(self)
+        await self._close_transactors()
         if consumer is not None:
             await stop_consumer(consumer)
+
+    async def _close_transactors(self) -> None:
+        transactors, self._transactors = tuple(self._transactors.values()), {}
+        for transactor in transactors:
+            await transactor.close()
 
     async def _reconnect(self) -> None:
         """The client gave up (it does at some errors): go on with a new one."""

@@ -36,6 +36,19 @@ class Transactor:
                 raise
             self._producer = producer
 
+    async def reopen(self) -> None:
+        """Connect anew: what was under way is finished first.
+
+        Raises:
+            PublishError: not now.
+        """
+        async with self._lock:
+            try:
+                await self.close()
+                await self.open()
+            except KafkaError as error:
+                raise explained(error, "finish a transaction", publishing=True) from error
+
     async def close(self) -> None:
         """Disconnect."""
         producer, self._producer = self._producer, None

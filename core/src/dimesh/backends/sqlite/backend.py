@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,7 @@ class SqliteBackend:
             Capability.DELAYED_DELIVERY,
             Capability.FILTER_PUSHDOWN,
             Capability.ATOMIC_STATE,
+            Capability.TRANSACTIONS,
             Capability.COUNTED_LAG,
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
@@ -169,6 +170,19 @@ class SqliteBackend:
         state: Mapping[str, bytes] | None = None,
     ) -> Sequence[Position | None]:
         """Write the records; returns when they are on disk."""
+        before = None if not state else partial(tables.save_state, state=state)
+        return await self.append_after(before, topic, records, timeout)
+
+    async def append_after(
+        self,
+        before: Callable[[sqlite3.Connection], object] | None,
+        topic: str,
+        records: Sequence[Record],
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Sequence[Position | None]:
+        """Write the records in one transaction with what ``before`` does. It may refuse by an exception, as long as it
+        has changed nothing.
+        """
         rows = [row_of(record) for record in records]
         size = sum(len(row[5]) + len(row[6]) for row in rows)
         if self._waiters or not self._has_room(len(rows), size):
@@ -183,8 +197,8 @@ class SqliteBackend:
         partitions = self.options.partitions
 
         def work(connection: sqlite3.Connection) -> tuple[Sequence[Position | None], int]:
-            if state:
-                tables.save_state(connection, state)
+            if before is not None:
+                before(connection)
             if not rows:
                 return [], 0
             target = tables.ensure_topic(connection, topic, partitions)

@@ -232,6 +232,23 @@ def commit(
     )
 
 
+def commit_all(
+    connection: sqlite3.Connection, topic: int, me: Membership, positions: Mapping[int, int]
+) -> None:
+    """Move the group's offsets forward, or none of them.
+
+    Raises:
+        FencedError: one is not ours.
+    """
+    owners = _owners(connection, topic, me.group)
+    gone = sorted(part for part in positions if owners.get(part) != me.token)
+    if gone:
+        raise FencedError(
+            f"partitions {gone} of topic {me.topic!r} belong to another member of {me.group!r} now"
+        )
+    commit(connection, topic, me, positions)
+
+
 def seek(
     connection: sqlite3.Connection, topic: Topic, group: str, start: Start, lease: float
 ) -> dict[int, int]:

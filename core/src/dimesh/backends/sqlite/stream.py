@@ -14,8 +14,8 @@ from dimesh.backends.sqlite import groups
 from dimesh.backends.sqlite.groups import Membership
 from dimesh.backends.sqlite.pages import Page, read_attempts, scan
 from dimesh.backends.sqlite.tables import Topic, read_topic
-from dimesh.errors import DimeshError, PositionLostError, TopicNotFoundError
-from dimesh.spi.bus import Attempts, Batch, Delivery, PartitionListener, Subscribe
+from dimesh.errors import DimeshError, FencedError, PositionLostError, TopicNotFoundError
+from dimesh.spi.bus import Attempts, Batch, Delivery, PartitionListener, Record, Subscribe
 
 if TYPE_CHECKING:
     from dimesh.backends.sqlite.backend import SqliteBackend
@@ -256,6 +256,14 @@ class SqliteStream:
         fenced = await self._backend.writer.submit(lambda c: groups.commit(c, self.topic_id, me, positions))
         if fenced is not None:
             raise fenced
+
+    async def produce(self, partition: int, offset: int, topic: str, records: Sequence[Record]) -> None:
+        me = self.me
+        if me is None or self.closed:
+            raise FencedError(f"this stream of topic {self.topic!r} is no member of a group (any more)")
+        await self._backend.append_after(
+            lambda c: groups.commit_all(c, self.topic_id, me, {partition: offset}), topic, records
+        )
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """A log: not used."""
