@@ -241,3 +241,9 @@ async def test_lone_subscriptions_and_dead_letters_on_sqlite(tmp_path: Path) -> 
     assert sum(isinstance(e, DeadLettered) for e in found) == 16
     without = [e for e in found if not isinstance(e, DeadLettered)]
     assert Kind.LOST in kinds(without)
+
+
+def test_what_is_no_entry_is_refused() -> None:
+    """A history that was read wrongly must not pass for one in which nothing went wrong."""
+    with pytest.raises(ValueError, match="is none"):
+        check([iter(())])  # type: ignore[list-item]

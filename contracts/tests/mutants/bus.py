@@ -18,7 +18,7 @@ from dimesh.backends.sqlite.backend import SqliteBackend
 from dimesh.backends.sqlite.options import SqliteOptions
 from dimesh.backends.sqlite.stream import SqliteStream
 from dimesh.clock import SystemClock
-from dimesh.errors import BackpressureError, PositionLostError
+from dimesh.errors import BackpressureError, FencedError, PositionLostError
 from dimesh.spi.bus import (
     Attempts,
     Batch,
@@ -514,7 +514,49 @@ class TakesRetentionForEverybody(Sqlite):
         return info
 
 
+class ProducesBesideTheTransaction(Sqlite):
+    """Records first, position afterwards, and whoever has lost the partition has published by then."""
+
+    async def subscribe(self, request: Any, listener: Any) -> Any:
+        stream = await super().subscribe(request, listener)
+
+        async def produce(partition: int, offset: int, topic: str, records: Sequence[Record]) -> None:
+            if records:
+                await self.append(topic, records)
+            if stream.closed:
+                raise FencedError("too late")
+            await stream.commit({partition: offset})
+
+        stream.produce = produce  # type: ignore[method-assign]
+        return stream
+
+
+class ForgetsWhatWasProduced(Sqlite):
+    async def subscribe(self, request: Any, listener: Any) -> Any:
+        stream = await super().subscribe(request, listener)
+
+        async def produce(partition: int, offset: int, topic: str, records: Sequence[Record]) -> None:
+            await stream.commit({partition: offset})
+            if len(records) == 1:
+                await self.append(topic, records)
+
+        stream.produce = produce  # type: ignore[method-assign]
+        return stream
+
+
 MUTANTS = [
+    Mutant(
+        "produces-beside",
+        G.TRANSACTION,
+        "publishes what a member produces before it looks whether the partition is still its own",
+        ProducesBesideTheTransaction,
+    ),
+    Mutant(
+        "forgets-produced",
+        G.TRANSACTION,
+        "commits a position without what was produced for it",
+        ForgetsWhatWasProduced,
+    ),
     Mutant("loses-last", G.COMPLETE, "loses the last record of a large batch", LosesTheLastOfABatch),
     Mutant("reorders", G.KEY_ORDER, "reorders the records of a key within a batch", ReordersWithinAKey),
     Mutant("reuses-offset", G.POSITIONS, "gives some offsets to two records", ReusesAnOffset),

@@ -12,7 +12,7 @@ from dimesh import Event, EventBus, RetryPolicy, StartAt, SubscriptionOptions
 from dimesh.errors import BackpressureError, PublishError
 from dimesh.spi.bus import BusBackend
 from dimesh_contracts.history import History, RecordingBackend, check
-from dimesh_contracts.history.entries import parse
+from dimesh_contracts.history.entries import Handled, read
 from dimesh_contracts.waiting import deadline, until
 
 LEAKS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -81,6 +81,7 @@ async def exercise(
 
 def judge(paths: Sequence[Path]) -> None:
     """Nothing lost, no key out of order, nothing committed ahead of handling."""
-    entries = [parse(line) for path in paths for line in path.read_bytes().splitlines()]
+    entries = [entry for path in paths for entry in read(path)]
+    assert any(isinstance(entry, Handled) for entry in entries)
     wrong = check(entries, complete=True)
     assert not wrong, "\n".join(map(str, wrong[:20]))

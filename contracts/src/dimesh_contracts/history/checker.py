@@ -166,6 +166,11 @@ class _Checker:
                 self.groups[topic, name].left.append((index, process, frozenset(partitions)))
             case Started():
                 pass
+            case _:
+                raise ValueError(
+                    f"entry {index + 1} is {type(entry).__name__}, which is none: a file is read by "
+                    "dimesh_contracts.history.entries.read"
+                )
 
     def last_publish(self, index: int, topic: str, identity: str) -> _Publish:
         publishes = self.publishes.get((topic, identity))
