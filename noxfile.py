@@ -137,6 +137,13 @@ def endurance(session: nox.Session) -> None:
     session.run("python", "core/benchmarks/endurance.py", *session.posargs)
 
 
+@nox.session(python=MAIN, name="endurance-kafka")
+def endurance_kafka(session: nox.Session) -> None:
+    """Ten minutes (--short: two) of 2,000 events a second on a real broker while everything around it breaks."""
+    editable(session, *MEMBERS)
+    session.run("python", "plugins/kafka/benchmarks/endurance_kafka.py", *session.posargs)
+
+
 @nox.session(python=MAIN)
 def bench(session: nox.Session) -> None:
     """Benchmarks, as ratios to floors of the same run; JSON goes to bench-results/."""

@@ -21,6 +21,7 @@ def test_every_sentence_names_tests_that_exist() -> None:
         "kit": set(BusBackendContract.names()),
         "bus": defined("core/tests/bus"),
         "faults": defined("tests/faults"),
+        "kafka": defined("plugins/kafka/tests"),
     }
     sentences = re.findall(r"^(\d+)\. ", PAGE, re.MULTILINE)
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", PAGE, re.MULTILINE)
