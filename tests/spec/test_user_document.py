@@ -17,10 +17,15 @@ from typing import Any
 
 import pytest
 
+from servers.availability import unavailable
+from servers.kafka import kafka_cluster
+from servers.processes import ServerUnavailable
+
 DOCUMENT = Path(__file__).with_name("user_document.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 THEIR_IMPORT = "from contributing.samples.data_mesh import"
 OURS = "from dimesh import"
+THEIR_BROKER = "kafka1:9092,kafka2:9092"
 
 PLUGINS = {
     "kafka": "dimesh_kafka",
@@ -60,6 +65,25 @@ class Metrics:
 async def test_the_whole_document(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await the_whole_document(None, capsys, monkeypatch)
+
+
+@pytest.mark.servers
+async def test_the_whole_document_with_a_broker(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands below the document's Kafka example then runs on Kafka."""
+    try:
+        with kafka_cluster() as cluster:
+            await the_whole_document(cluster.servers(), capsys, monkeypatch)
+    except ServerUnavailable as error:
+        unavailable(error)
+
+
+async def the_whole_document(
+    broker: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run it. Without a broker the bus of the Kafka example is made and not connected."""
     monkeypatch.setitem(os.environ, "STRIPE_API_KEY", "sk_test_example")
     monkeypatch.setitem(os.environ, "SALESFORCE_TOKEN", "example")
     metrics = Metrics()
@@ -80,6 +104,12 @@ async def test_the_whole_document(
                 assert "pip install" in str(caught.value), caught.value
             refused += 1
             continue
+        if THEIR_BROKER in block:
+            if broker is None:
+                await execute(block, dict(namespace))
+                ran += 1
+                continue
+            block = block.replace(THEIR_BROKER, broker)
         await execute(block, namespace)
         if "Topics.GROWTH" in block:
             await namespace["event_bus"].idle()

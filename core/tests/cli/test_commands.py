@@ -182,7 +182,7 @@ def test_a_broken_settings_file(dimesh: Run, tmp_path: Path) -> None:
     for text, says in (
         ("[bus\n", "not TOML"),
         ("[bus]\ndrivr = 'x'\n", "did you mean 'driver'"),
-        ("[bus]\ndriver = 'kafka'\n", 'pip install "dimesh[kafka]"'),
+        ("[bus]\ndriver = 'sqlit'\n", "Did you mean 'sqlite'?"),
         ("[bus.options]\npth = 'x'\n", "no option 'pth'"),
     ):
         (tmp_path / "dimesh.toml").write_text(text)
