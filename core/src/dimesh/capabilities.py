@@ -34,6 +34,9 @@ class Capability(Enum):
     """What was acknowledged is readable after the machine lost its power."""
     REPLAY = "replay"
     """Records that were handled can be read again, by position."""
+    LOOK_BACK = "look-back"
+    """What a topic still holds can be read again, from the oldest on or from where a reading of it stood, and a new
+    group can begin there. Whoever offers REPLAY offers this too."""
     START_BY_TIME = "start-by-time"
     """A subscription can start at a point in time."""
     GROUPS = "groups"
@@ -60,8 +63,13 @@ class Capability(Enum):
     to it: what is named by the limits goes, something more may stay for a while."""
     TOPIC_ADMIN = "topic-admin"
     """Topics can be listed, described, created and deleted."""
+    AGE_RETENTION = "age-retention"
+    """Old records are removed by age, as configured per topic, whenever the broker gets to it."""
     NATIVE_LEASE = "native-lease"
     """A delivery is leased by the broker and comes back by itself when the lease lapses."""
+    CONFIRMED_ACKS = "confirmed-acks"
+    """The broker confirms an acknowledgement, and what it confirmed never comes again; a lease that has lapsed cannot
+    be acknowledged."""
     TRANSACTIONS = "transactions"
     """What a member of a group produces, and its position, take effect together or not at all: consume, process and
     produce, each event once."""

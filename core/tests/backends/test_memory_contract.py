@@ -22,6 +22,7 @@ class TestMemory(BusBackendContract):
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
             Capability.REPLAY,
+            Capability.LOOK_BACK,
             Capability.START_BY_TIME,
         }
     )

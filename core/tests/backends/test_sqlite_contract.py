@@ -19,6 +19,7 @@ class TestSqlite(BusBackendContract):
             Capability.DURABLE,
             Capability.POWER_SAFE,
             Capability.REPLAY,
+            Capability.LOOK_BACK,
             Capability.START_BY_TIME,
             Capability.GROUPS,
             Capability.MULTI_PROCESS,

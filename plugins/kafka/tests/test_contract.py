@@ -22,6 +22,7 @@ class TestKafka(BusBackendContract):
         Capability.DURABLE,
         Capability.POWER_SAFE,
         Capability.REPLAY,
+        Capability.LOOK_BACK,
         Capability.START_BY_TIME,
         Capability.GROUPS,
         Capability.MULTI_PROCESS,

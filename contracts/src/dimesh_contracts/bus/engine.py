@@ -65,7 +65,7 @@ class Engine(BusHarness):
         assert len({event_id for event_id, _ in calls}) == 2
         await bus.close()
 
-    @proves(G.DEAD_LETTER, Capability.REPLAY)
+    @proves(G.DEAD_LETTER, Capability.LOOK_BACK)
     async def test_what_always_fails_becomes_a_dead_letter(self, new_backend: NewBackend, topic: str) -> None:
         """With the original bytes, and where it came from; what comes after it is handled. Usually wrong: headers lost on
         the way; a dead letter that is acknowledged before it is stored.
@@ -90,7 +90,7 @@ class Engine(BusHarness):
         await until(lambda: handled == [1, 2])
         await bus.close()
 
-    @proves(G.DEAD_LETTER, Capability.REPLAY)
+    @proves(G.DEAD_LETTER, Capability.LOOK_BACK)
     async def test_bytes_that_are_no_event_become_dead_letters(
         self, new_backend: NewBackend, topic: str
     ) -> None:
@@ -198,7 +198,7 @@ class Engine(BusHarness):
         assert sorted(handled) == list(range(30))
         await bus.close()
 
-    @proves(G.TRANSACTION, Capability.GROUPS, Capability.REPLAY, Capability.KEY_ORDER)
+    @proves(G.TRANSACTION, Capability.GROUPS, Capability.LOOK_BACK, Capability.KEY_ORDER)
     async def test_what_a_handler_returns_is_published(self, new_backend: NewBackend, topic: str) -> None:
         """In the order of each key, also through retries and a restart of the subscription; what fails for good produces
         nothing. With ``transactions`` each is there once. Usually wrong: what a handler returned before it was retried is

@@ -48,6 +48,8 @@ class BusGuarantee(Guarantee):
     PROCESSES = "Several instances and processes publish to and consume from the same topics at once."
     RETENTION = "Retention removes the oldest and only as configured; a reader that it overtakes is told."
     ADMIN = "Topics are made, listed, changed and removed; what was removed does not come back."
+    LEASE = "What is leased to a member comes to nobody else; what it releases, or leaves, comes again."
+    CONFIRMED = "A confirmed acknowledgement is final, and a lease that has lapsed cannot be acknowledged."
     REDELIVERY = "A handler that fails is called again with the same event, until it succeeds or the attempts are used up."
     DEAD_LETTER = (
         "What cannot be handled becomes a dead letter that holds the original bytes, and holds up nobody."

@@ -259,7 +259,7 @@ class Publishing(BusHarness):
                 await backend.append(topic, [record()], state={"k": b"v"})
             with pytest.raises(NotOfferedError):
                 await backend.load_state("k")
-        if Capability.REPLAY not in backend.capabilities:
+        if Capability.LOOK_BACK not in backend.capabilities:
             await backend.append(f"{topic}.other", [record()])
             with pytest.raises(NotOfferedError):
                 await backend.read(f"{topic}.other", {0: 0}, 1)

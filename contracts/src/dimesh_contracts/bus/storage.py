@@ -371,6 +371,20 @@ class Storage(BusHarness):
         await eventually(gone, 3)
         assert payloads(await backend.read(other, StartAt.EARLIEST, 10)) == ["kept"]
 
+    @proves(G.RETENTION, Capability.AGE_RETENTION, Capability.TOPIC_ADMIN)
+    async def test_age_is_configured_and_nothing_else(self, backend: BusBackend, topic: str) -> None:
+        """The topic says how long it keeps records, also after a change; limits that the backend does not know are refused,
+        and then no topic is made. Usually wrong: a limit that is taken and not kept.
+        """
+        for unknown in (TopicConfig(retention_records=10), TopicConfig(retention_bytes=10_000)):
+            with pytest.raises(NotOfferedError):
+                await backend.create_topic(topic, unknown)
+        assert topic not in [t.name for t in await backend.topics()]
+        for seconds in (86_400.0, 7_200.0):
+            await backend.create_topic(topic, TopicConfig(retention_seconds=seconds))
+            (info,) = [t for t in await backend.topics() if t.name == topic]
+            assert info.config.retention_seconds == seconds
+
     @proves(G.ADMIN, Capability.TOPIC_ADMIN)
     async def test_topics_are_made_listed_and_removed(self, backend: BusBackend, topic: str) -> None:
         """Usually wrong: a deleted topic whose old records come back when it is made again; a stream of it that waits for

@@ -207,7 +207,7 @@ class Subscribing(BusHarness):
                 assert found == list(range(60))
             await reader.close()
 
-    @proves(G.START_BY_TIME, Capability.REPLAY, Capability.START_BY_TIME)
+    @proves(G.START_BY_TIME, Capability.LOOK_BACK, Capability.START_BY_TIME)
     async def test_start_at_a_time(self, backend: BusBackend, topic: str) -> None:
         """Usually wrong: a time zone; seconds for milliseconds."""
         await backend.append(topic, [record("old")])
@@ -222,7 +222,7 @@ class Subscribing(BusHarness):
         assert payloads(await reader.take(2)) == ["old", "new"]
         await reader.close()
 
-    @proves(G.REPLAY, Capability.REPLAY)
+    @proves(G.REPLAY, Capability.LOOK_BACK)
     async def test_read_looks_without_moving_anything(self, backend: BusBackend, topic: str) -> None:
         """``read`` pages through a topic; an offset below the oldest begins at the oldest. Usually wrong: an error, or an
         empty page, below the oldest.

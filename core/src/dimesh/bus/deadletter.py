@@ -89,6 +89,8 @@ class DeadLetter:
     event: Event
     redriven: bool = False
     discarded: bool = False
+    origin: str = ""
+    """The topic by the name of the dead-letter topic: what a broker gave up by itself does not say more."""
 
     def _text(self, name: str) -> str:
         value = self.event.headers.get(name, "")
@@ -102,7 +104,7 @@ class DeadLetter:
     @property
     def topic(self) -> str:
         """Where it came from."""
-        return self._text(h.DLQ_TOPIC)
+        return self._text(h.DLQ_TOPIC) or self.origin
 
     @property
     def group(self) -> str:
@@ -117,7 +119,10 @@ class DeadLetter:
     @property
     def reason(self) -> str:
         """Error type and message."""
-        return self._text(h.DLQ_REASON)
+        return (
+            self._text(h.DLQ_REASON)
+            or "given up by the broker: delivered too often without an acknowledgement"
+        )
 
     @property
     def handler(self) -> str:

@@ -457,7 +457,7 @@ class EventBus:
     def _dead_letter_config(self) -> TopicConfig:
         if Capability.RETENTION in self.capabilities:
             return TopicConfig(partitions=1, retention_records=DEAD_LETTERS_KEPT)
-        if Capability.SEGMENT_RETENTION in self.capabilities:
+        if Capability.SEGMENT_RETENTION in self.capabilities or Capability.AGE_RETENTION in self.capabilities:
             return TopicConfig(partitions=1, retention_seconds=DEAD_LETTERS_KEPT_FOR)
         return TopicConfig(partitions=1)
 

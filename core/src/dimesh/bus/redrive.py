@@ -76,8 +76,9 @@ class DeadLetters:
                     (redriven if kind == REDRIVEN else discarded).add(position)
             else:
                 entries[Position(delivery.partition, delivery.offset)] = event
+        origin = name.removesuffix(DEAD_LETTER_SUFFIX)
         return [
-            DeadLetter(position, event, position in redriven, position in discarded)
+            DeadLetter(position, event, position in redriven, position in discarded, origin)
             for position, event in entries.items()
         ]
 

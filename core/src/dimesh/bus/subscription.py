@@ -349,14 +349,7 @@ class Subscription:
         async with self._commit_lock:
             self.uncommitted = 0
             if not self.is_log:
-                acks, self.acks = self.acks, []
-                if acks:
-                    try:
-                        await self.stream.acknowledge(acks)
-                    except BaseException:
-                        self.acks = acks + self.acks
-                        raise
-                    self.stats.commits += 1
+                await self._acknowledge()
                 return
             if not self.tracks:
                 return
@@ -374,6 +367,28 @@ class Subscription:
             self.stats.commits += 1
             for part, mark in parts:
                 part.committed = max(part.committed, mark)
+
+    async def _acknowledge(self) -> None:
+        """Tell a queue what is done; what that produced is published first."""
+        acks, self.acks = self.acks, []
+        if not acks:
+            return
+        try:
+            if self.produce_to is not None:
+                outputs = self.parts[acks[0].partition].outputs
+                passed = [delivery.offset for delivery in acks if delivery.offset in outputs]
+                records = [record for offset in passed for record in outputs[offset]]
+                if records:
+                    await self.bus.backend.append(self.produce_to, records)
+                for offset in passed:
+                    del outputs[offset]
+            await self.stream.acknowledge(acks)
+        except FencedError as error:
+            log.warning("subscription %s: %s", self.id, error)
+        except BaseException:
+            self.acks = acks + self.acks
+            raise
+        self.stats.commits += 1
 
     async def _produce(self, topic: str, parts: Sequence[tuple[PartitionProgress, int]]) -> None:
         """Commit, together with what was produced below the positions."""

@@ -183,7 +183,7 @@ class Workers:
         monotonic = self.bus.clock.monotonic
         timed = sub.options.handler_timeout is not None
         tracks = sub.tracks
-        is_log = sub.is_log
+        settles = tracks or not sub.is_log
         observer = self.bus.observer
         while queue:
             delivery = queue.popleft()
@@ -231,14 +231,15 @@ class Workers:
             if part.attempts:
                 await self.forget_attempts(part, delivery)
             sub.in_flight -= 1
-            if tracks:
-                part.open.discard(delivery.offset)
+            if settles:
+                if tracks:
+                    part.open.discard(delivery.offset)
+                else:
+                    sub.acks.append(delivery)
                 sub.uncommitted += 1
                 if sub.uncommitted >= sub.commit_every:
                     sub.uncommitted = 0
                     sub.commit_wanted.set()
-            elif not is_log:
-                sub.acks.append(delivery)
             if sub.thresholds:
                 sub.check_thresholds()
         return False
@@ -252,14 +253,15 @@ class Workers:
         """The record is done (outside the hot path, which has this inline)."""
         sub = self.sub
         sub.in_flight -= 1
-        if sub.tracks:
-            part.open.discard(delivery.offset)
+        if sub.tracks or not sub.is_log:
+            if sub.tracks:
+                part.open.discard(delivery.offset)
+            else:
+                sub.acks.append(delivery)
             sub.uncommitted += 1
             if sub.uncommitted >= sub.commit_every:
                 sub.uncommitted = 0
                 sub.commit_wanted.set()
-        elif not sub.is_log:
-            sub.acks.append(delivery)
         if sub.thresholds:
             sub.check_thresholds()
 

@@ -76,16 +76,23 @@ _decode_base64 = msgspec.json.Decoder(bytes).decode
 # -- binary ------------------------------------------------------------------------------------------
 
 
-def to_binary(event: Event, prefix: str = HTTP_PREFIX) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a message. ``ce-`` is for HTTP and NATS, with values percent-encoded; any other prefix
-    (``ce_`` of Kafka, ``cloudEvents:`` of AMQP) takes them as they are.
+def to_binary(
+    event: Event, prefix: str = HTTP_PREFIX, *, percent: bool | None = None
+) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a message.
+
+    Args:
+        event: the event.
+        prefix: of attribute names: ``ce-`` of HTTP, NATS and Pub/Sub, ``ce_`` of Kafka, ``cloudEvents:`` of AMQP.
+        percent: whether values are percent-encoded; None: with ``ce-`` they are, as HTTP wants it (Pub/Sub does not).
 
     Raises:
         EventError: a kept foreign attribute cannot be written.
     """
     attributes = _attributes(event)
     content_type = attributes.pop("datacontenttype", None)
-    write: Callable[[str], str] = _percent_encode if prefix == HTTP_PREFIX else str
+    encoded = prefix == HTTP_PREFIX if percent is None else percent
+    write: Callable[[str], str] = _percent_encode if encoded else str
     headers = {prefix + name: write(value) for name, value in attributes.items()}
     if content_type is not None:
         _check_content_type(content_type)
@@ -93,15 +100,23 @@ def to_binary(event: Event, prefix: str = HTTP_PREFIX) -> tuple[dict[str, str], 
     return headers, event.data
 
 
-def from_binary(headers: Mapping[str, str | bytes], body: bytes, prefix: str = HTTP_PREFIX) -> Event:
+def from_binary(
+    headers: Mapping[str, str | bytes],
+    body: bytes,
+    prefix: str = HTTP_PREFIX,
+    *,
+    percent: bool | None = None,
+) -> Event:
     """The event of a message in binary mode. Header names are compared without case; headers without the prefix
-    are left alone. A message without content type is taken to hold JSON.
+    are left alone. A message without content type is taken to hold JSON. ``prefix`` and ``percent``: see
+    :func:`to_binary`.
 
     Raises:
         EventError: an attribute is missing, stands there twice, or does not fit.
     """
     attributes: dict[str, str] = {}
     lead = prefix.lower()
+    encoded = prefix == HTTP_PREFIX if percent is None else percent
     for given, value in headers.items():
         name = given.lower()
         if name == "content-type":
@@ -110,7 +125,7 @@ def from_binary(headers: Mapping[str, str | bytes], body: bytes, prefix: str = H
         elif name.startswith(lead):
             name = name[len(lead) :]
             text = _text(given, value)
-            if prefix == HTTP_PREFIX:
+            if encoded:
                 text = _percent_decode(given, text)
         else:
             continue

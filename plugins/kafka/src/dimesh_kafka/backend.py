@@ -67,6 +67,7 @@ class KafkaBackend:
         self.capabilities = Capabilities(
             Capability.DURABLE,
             Capability.REPLAY,
+            Capability.LOOK_BACK,
             Capability.START_BY_TIME,
             Capability.GROUPS,
             Capability.MULTI_PROCESS,

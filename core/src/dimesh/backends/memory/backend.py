@@ -70,6 +70,7 @@ class MemoryBackend:
             Capability.RETENTION,
             Capability.TOPIC_ADMIN,
             Capability.REPLAY,
+            Capability.LOOK_BACK,
             Capability.START_BY_TIME,
             notes={Capability.REPLAY: "as far back as the option 'history' keeps"},
         )

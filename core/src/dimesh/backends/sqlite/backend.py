@@ -68,6 +68,7 @@ class SqliteBackend:
         self.capabilities = Capabilities(
             Capability.DURABLE,
             Capability.REPLAY,
+            Capability.LOOK_BACK,
             Capability.START_BY_TIME,
             Capability.GROUPS,
             Capability.MULTI_PROCESS,

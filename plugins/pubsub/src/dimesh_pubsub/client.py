@@ -1,0 +1,207 @@
+"""The connection: one gRPC channel on the event loop, and the calls that are made over it.
+
+Google's package has the messages and the addresses of the calls; its own publisher and subscriber, which work with
+threads, are not used. Messages are handled as plain protobuf: the wrapper that the package puts around them costs more
+than all the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import google.auth
+import google.auth.exceptions
+import grpc
+from google.api_core import grpc_helpers_async
+from google.protobuf import empty_pb2
+from google.pubsub_v1 import types
+
+from dimesh.clock import Clock
+from dimesh.errors import BusError, ConfigurationError
+from dimesh_pubsub.failures import TRANSIENT, code_of, explained
+from dimesh_pubsub.options import PubSubOptions
+
+SCOPES: Final = ("https://www.googleapis.com/auth/pubsub",)
+_CHANNEL: Final = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # A channel with like options would else share its connection with another backend of this process.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_CALLS: Final[dict[str, tuple[str, Any, Any]]] = {
+    "Publish": ("Publisher", types.PublishRequest, types.PublishResponse),
+    "CreateTopic": ("Publisher", types.Topic, types.Topic),
+    "UpdateTopic": ("Publisher", types.UpdateTopicRequest, types.Topic),
+    "GetTopic": ("Publisher", types.GetTopicRequest, types.Topic),
+    "ListTopics": ("Publisher", types.ListTopicsRequest, types.ListTopicsResponse),
+    "ListTopicSubscriptions": (
+        "Publisher",
+        types.ListTopicSubscriptionsRequest,
+        types.ListTopicSubscriptionsResponse,
+    ),
+    "DeleteTopic": ("Publisher", types.DeleteTopicRequest, None),
+    "CreateSubscription": ("Subscriber", types.Subscription, types.Subscription),
+    "GetSubscription": ("Subscriber", types.GetSubscriptionRequest, types.Subscription),
+    "ListSubscriptions": ("Subscriber", types.ListSubscriptionsRequest, types.ListSubscriptionsResponse),
+    "DeleteSubscription": ("Subscriber", types.DeleteSubscriptionRequest, None),
+    "Acknowledge": ("Subscriber", types.AcknowledgeRequest, None),
+    "ModifyAckDeadline": ("Subscriber", types.ModifyAckDeadlineRequest, None),
+    "Seek": ("Subscriber", types.SeekRequest, types.SeekResponse),
+    "CreateSnapshot": ("Subscriber", types.CreateSnapshotRequest, types.Snapshot),
+    "DeleteSnapshot": ("Subscriber", types.DeleteSnapshotRequest, None),
+}
+
+
+def routing(request: Any) -> tuple[tuple[str, str], ...]:
+    """What tells the service's front end where a request belongs, as Google's own clients send it."""
+    for field in ("subscription", "topic", "project", "snapshot", "name"):
+        value = getattr(request, field, None)
+        if value and isinstance(value, str):
+            return (("x-goog-request-params", f"{field}={quote(value, safe='')}"),)
+    return ()
+
+
+class Client:
+    """Calls of the service. Requests and answers are plain protobuf messages: ``Client.message("Topic")(name=…)``."""
+
+    def __init__(self, options: PubSubOptions, clock: Clock) -> None:
+        self._options = options
+        self._clock = clock
+        self._channel: grpc.aio.Channel | None = None
+        self._stubs: dict[str, Any] = {}
+        self.project = f"projects/{options.project_id}"
+        self.emulator = options.emulator_host or os.environ.get("PUBSUB_EMULATOR_HOST") or None
+        self.address = self.emulator or options.endpoint
+
+    def topic(self, id: str) -> str:
+        """The full name of a topic."""
+        return f"{self.project}/topics/{id}"
+
+    def subscription(self, id: str) -> str:
+        """The full name of a subscription."""
+        return f"{self.project}/subscriptions/{id}"
+
+    def snapshot(self, id: str) -> str:
+        """The full name of a snapshot."""
+        return f"{self.project}/snapshots/{id}"
+
+    @staticmethod
+    def message(name: str) -> Any:
+        """The protobuf class of that name."""
+        return getattr(types, name).pb()
+
+    async def open(self) -> None:
+        """Make the channel, and see whether the service answers and takes the credentials.
+
+        Raises:
+            ConfigurationError: a file of the options cannot be used.
+            BusError: no answer, or the credentials are refused.
+        """
+        if self.emulator is not None:
+            channel = grpc.aio.insecure_channel(self.emulator, options=_CHANNEL)
+        else:
+            channel = await asyncio.to_thread(self._secure_channel)
+        self._channel = channel
+        for name, (service, request, answer) in _CALLS.items():
+            self._stubs[name] = channel.unary_unary(
+                f"/google.pubsub.v1.{service}/{name}",
+                request_serializer=request.pb().SerializeToString,
+                response_deserializer=(answer.pb() if answer else empty_pb2.Empty).FromString,
+            )
+        self.pull = channel.stream_stream(
+            "/google.pubsub.v1.Subscriber/StreamingPull",
+            request_serializer=types.StreamingPullRequest.pb().SerializeToString,
+            response_deserializer=types.StreamingPullResponse.pb().FromString,
+        )
+        probe = self.message("GetTopicRequest")(topic=self.topic("dimesh-is-anybody-there"))
+        try:
+            await self.call("GetTopic", probe, f"reach Pub/Sub at {self.address}")
+        except grpc.RpcError as error:
+            # Not there, or not ours to look at: somebody has answered, and knows who we are.
+            if code_of(error) not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED):
+                await self.close()
+                raise explained(error, f"use Pub/Sub at {self.address}") from error
+        except BusError:
+            await self.close()
+            raise
+
+    def _secure_channel(self) -> grpc.aio.Channel:
+        options = self._options
+        file = options.credentials_file
+        try:
+            if file is not None:
+                credentials, _ = google.auth.load_credentials_from_file(file, scopes=SCOPES)  # type: ignore[no-untyped-call]
+            else:
+                credentials, _ = google.auth.default(scopes=SCOPES)
+        except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
+            what = f"credentials_file {file!r}" if file else "Application Default Credentials"
+            raise ConfigurationError(
+                f"bus 'pubsub': {what} cannot be used: {error}"
+                + ("" if file else ". Set credentials_file, or emulator_host for an emulator")
+            ) from error
+        roots = None
+        if options.tls_ca is not None:
+            try:
+                roots = Path(options.tls_ca).read_bytes()
+            except OSError as error:
+                raise ConfigurationError(
+                    f"bus 'pubsub': tls_ca {options.tls_ca!r} cannot be read: {error}"
+                ) from error
+        channel = grpc_helpers_async.create_channel(
+            options.endpoint,
+            credentials=credentials,
+            scopes=SCOPES,
+            ssl_credentials=grpc.ssl_channel_credentials(roots),
+            options=_CHANNEL,
+        )
+        assert isinstance(channel, grpc.aio.Channel)
+        return channel
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._channel is not None:
+            await self._channel.close(None)
+
+    async def once(self, name: str, request: Any, timeout: float) -> Any:
+        """One try of a call.
+
+        Raises:
+            grpc.RpcError
+        """
+        return await self._stubs[name](request, timeout=timeout, metadata=routing(request))
+
+    async def call(self, name: str, request: Any, doing: str, timeout: float | None = None) -> Any:
+        """A call, tried again as long as the failure is one that passes and there is time.
+
+        Args:
+            name: of the call.
+            request: its message.
+            doing: for the error's message.
+            timeout: seconds in all; None: the option ``request_timeout``.
+
+        Raises:
+            grpc.RpcError: refused; the caller knows what that means.
+            BusError: no answer in time.
+        """
+        end = self._clock.monotonic() + (timeout or self._options.request_timeout)
+        wait = 0.05
+        while True:
+            left = end - self._clock.monotonic()
+            try:
+                return await self.once(name, request, max(left, 0.1))
+            except grpc.RpcError as error:
+                if code_of(error) not in TRANSIENT:
+                    raise
+                if self._clock.monotonic() + wait >= end:
+                    raise explained(error, doing) from error
+            await self._clock.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - spreads retries, hides nothing
+            wait = min(wait * 2, 5.0)

@@ -1,0 +1,41 @@
+"""What a subscription wants, in the filter language of Pub/Sub (https://cloud.google.com/pubsub/docs/subscription-message-filter).
+
+The service sees attributes and nothing else, and a filter has 256 bytes. It is never narrower than what is wanted:
+messages of others, and those whose attributes say something else than the event (``UNUSUAL``), pass, and the stream
+looks at each once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import quote
+
+from dimesh.spi.bus import Filter
+
+MAX_BYTES: Final = 256
+COMPACT: Final = "dimesh"
+UNUSUAL: Final = "dimeshany"
+_OTHERS: Final = f"NOT attributes:{COMPACT} OR attributes:{UNUSUAL}"
+
+
+def pushed(wanted: Filter) -> str:
+    """The filter to give to the service; empty: it cannot be said there."""
+    types = _either(f'attributes."ce-type" = "{name}"' for name in sorted(wanted.event_types))
+    pillars = _either(
+        f'hasPrefix(attributes."ce-source", "/dimesh/{quote(name, safe="")}/")'
+        for name in sorted(wanted.pillars)
+    )
+    priorities = _either(f'attributes."ce-priority" = "{name}"' for name in sorted(wanted.priorities))
+    for conditions in ((types, pillars, priorities), (types, pillars), (types,), (pillars,), (priorities,)):
+        text = " AND ".join(c for c in conditions if c)
+        if text:
+            whole = f"{_OTHERS} OR ({text})"
+            if len(whole.encode()) <= MAX_BYTES:
+                return whole
+    return ""
+
+
+def _either(conditions: Iterable[str]) -> str:
+    found = list(conditions)
+    return f"({' OR '.join(found)})" if len(found) > 1 else "".join(found)

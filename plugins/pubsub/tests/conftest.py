@@ -1,0 +1,41 @@
+"""Google's fake of Pub/Sub for the tests that need it, started when the first of them asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pubsub_fixtures
+import pytest
+
+from dimesh_pubsub.backend import PubSubBackend
+from servers.availability import unavailable
+from servers.processes import ServerUnavailable
+from servers.pubsub.fake import PubSub, pubsub_fake
+
+
+@pytest.fixture(scope="session")
+def pubsub() -> Iterator[PubSub]:
+    """One server for all tests of the process. A test that hurts it starts one of its own."""
+    try:
+        with pubsub_fake() as server:
+            yield server
+    except ServerUnavailable as error:
+        unavailable(error)
+
+
+@pytest.fixture
+def project() -> str:
+    """A project of the test's own."""
+    return f"p-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def new_backend(pubsub: PubSub, project: str) -> Callable[..., PubSubBackend]:
+    """Makes backends on the server."""
+
+    def make(**options: Any) -> PubSubBackend:
+        return pubsub_fixtures.backend(pubsub.address, project, **options)
+
+    return make
