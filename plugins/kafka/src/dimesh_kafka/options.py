@@ -18,7 +18,7 @@ class KafkaOptions(Options, frozen=True):
     bootstrap_servers: str
     """``host:port`` of one broker or more, with commas between."""
     client_id: str = "dimesh"
-    """Names this program in the broker's logs and quotas."""
+    """Names this program in the broker's logs and quotas; a member of a group goes by its subscription's id."""
 
     # -- topics --
     partitions: int | None = None
@@ -33,6 +33,7 @@ class KafkaOptions(Options, frozen=True):
     """What chooses the partition: the ordering key; the event's id (spread evenly, no order); the sender's pillar;
     the tag ``tenant``. The last three keep the order of an ordering key only where all of its events agree in it."""
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    """Of each batch; what is read is recognised."""
     batch_size: int = 131_072
     """Bytes of a batch for one partition."""
     linger: float = 0.0
@@ -40,6 +41,7 @@ class KafkaOptions(Options, frozen=True):
     max_queued: int = 100_000
     """Records that may wait to be sent; a publish into a full queue waits for room."""
     max_queued_bytes: int = 64 * 1024 * 1024
+    """The same, in bytes."""
     max_request_size: int = 1_048_576
     """Bytes of the largest record that is sent; the broker's and topic's ``message.max.bytes`` bound it too."""
     delivery_timeout: float = 30.0
@@ -49,6 +51,7 @@ class KafkaOptions(Options, frozen=True):
     session_timeout: float = 10.0
     """A member that says nothing for so long has left its group."""
     heartbeat_interval: float = 1.0
+    """How often a member says something; at most a third of ``session_timeout``."""
     rebalance_timeout: float = 30.0
     """How long a member may take to finish what it handles when partitions move. What takes longer than two thirds of
     it is given up, and handled again by the next owner."""
@@ -57,6 +60,7 @@ class KafkaOptions(Options, frozen=True):
 
     # -- connection --
     request_timeout: float = 30.0
+    """How long an answer of the broker may take."""
     tls: bool = False
     """Encrypt the connection."""
     tls_ca: str | None = None
@@ -64,10 +68,12 @@ class KafkaOptions(Options, frozen=True):
     tls_cert: str | None = None
     """File with this program's certificate (and key, if ``tls_key`` is not given)."""
     tls_key: str | None = None
+    """File with the key of ``tls_cert``."""
     tls_key_password: str | None = None
     tls_verify: bool = True
     """Check the broker's certificate and its name. Turning it off lets anybody in between read and change events."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    """How this program proves who it is; None: not at all, or by ``tls_cert``."""
     sasl_username: str | None = None
     sasl_password: str | None = None
     oauth_token_file: str | None = None
