@@ -25,6 +25,7 @@ BUSES: dict[str, tuple[str, dict[str, Any]]] = {
     "memory": ("dimesh.backends.memory.backend:MemoryBackend", {}),
     "sqlite": ("dimesh.backends.sqlite.backend:SqliteBackend", {}),
     "kafka": ("dimesh_kafka.backend:KafkaBackend", {"bootstrap_servers": "localhost:9092"}),
+    "pubsub": ("dimesh_pubsub.backend:PubSubBackend", {"project_id": "my-project"}),
 }
 """By driver, the class of a bus backend, and options without which it cannot be made. Nothing is connected to."""
 

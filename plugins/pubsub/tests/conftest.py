@@ -13,6 +13,7 @@ from dimesh_pubsub.backend import PubSubBackend
 from servers.availability import unavailable
 from servers.processes import ServerUnavailable
 from servers.pubsub.fake import PubSub, pubsub_fake
+from servers.pubsub.small import SmallPubSub, pubsub_small
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,26 @@ def new_backend(pubsub: PubSub, project: str) -> Callable[..., PubSubBackend]:
         return pubsub_fixtures.backend(pubsub.address, project, **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small() -> Iterator[SmallPubSub]:
+    """The small server; see :mod:`servers.pubsub.small`."""
+    with pubsub_small() as server:
+        yield server
+
+
+@pytest.fixture
+def topic() -> str:
+    """Of the test's own."""
+    return f"t.{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def make(small: SmallPubSub, project: str) -> Callable[..., PubSubBackend]:
+    """Makes backends on the small server."""
+
+    def backend(**options: Any) -> PubSubBackend:
+        return pubsub_fixtures.backend(options.pop("address", small.address), project, **options)
+
+    return backend

@@ -5,7 +5,7 @@ Here exactly-once delivery is real, messages have up to 10 MB, and flow control 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pubsub_fixtures
@@ -13,15 +13,9 @@ import pytest
 
 from dimesh.capabilities import Capability
 from dimesh_contracts.bus import BusBackendContract, NewBackend
-from servers.pubsub.small import SmallPubSub, pubsub_small
+from servers.pubsub.small import SmallPubSub
 
 pytestmark = [pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module")
-def small() -> Iterator[SmallPubSub]:
-    with pubsub_small() as server:
-        yield server
 
 
 class TestSmall(BusBackendContract):

@@ -50,6 +50,7 @@ class Held:
         """Leased until then, or not to be delivered before; monotonic."""
         self.deliveries = 0
         self.stream: Stream | None = None
+        self.lapsed_on: Stream | None = None
 
 
 class Stream:
@@ -90,6 +91,7 @@ class Subscription:
         for held in self.backlog.values():
             key = held.message.ordering_key if ordered else ""
             if held.ack_id is not None and now > held.until:
+                held.lapsed_on = held.stream
                 self.free(held)
             if key and held.ack_id is not None and held.stream is not None:
                 owners[key] = held.stream
@@ -114,7 +116,7 @@ class Subscription:
                     for s in candidates
                     if (s.out < s.most and s.out_bytes + size <= s.most_bytes) or not s.out
                 ),
-                key=lambda s: s.out,
+                key=lambda s: (s is held.lapsed_on, s.out),  # noqa: B023 - used at once
                 default=None,
             )
             if stream is None:
@@ -200,8 +202,10 @@ class Subscription:
 class Server:
     """All that it keeps, in memory."""
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, frees: bool) -> None:
         self.token = token
+        self.frees = frees
+        """Leases end with the stream; the service lets them lapse."""
         self.topics: dict[str, Any] = {}
         self.log: dict[str, list[Any]] = {}
         self.subscriptions: dict[str, Subscription] = {}
@@ -424,6 +428,10 @@ class Server:
                     if held is not None and held.ack_id == left.ack_id:
                         held.deliveries -= 1
                         subscription.free(held)
+            if self.frees:
+                for held in list(subscription.backlog.values()):
+                    if held.stream is stream:
+                        subscription.free(held)
             subscription.deliver()
 
     async def look_after(self) -> None:
@@ -550,9 +558,15 @@ def passing(text: str) -> Callable[[dict[str, str]], bool]:
     return either
 
 
-async def serve(port: int, token: str | None, certificate: str | None, private: str | None) -> None:
+async def serve(
+    port: int,
+    token: str | None = None,
+    certificate: str | None = None,
+    private: str | None = None,
+    frees: bool = False,
+) -> None:
     """Until it is ended."""
-    state = Server(token)
+    state = Server(token, frees)
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", -1),
@@ -634,5 +648,4 @@ def pubsub_small(**options: Any) -> Iterator[SmallPubSub]:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    asyncio.run(serve(given["port"], given.get("token"), given.get("certificate"), given.get("private")))
+    asyncio.run(serve(**json.loads(sys.argv[1])))

@@ -18,6 +18,7 @@ import google.auth
 import google.auth.exceptions
 import grpc
 from google.api_core import grpc_helpers_async
+from google.oauth2 import service_account
 from google.protobuf import empty_pb2
 from google.pubsub_v1 import types
 
@@ -139,7 +140,9 @@ class Client:
         file = options.credentials_file
         try:
             if file is not None:
-                credentials, _ = google.auth.load_credentials_from_file(file, scopes=SCOPES)  # type: ignore[no-untyped-call]
+                credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
+                    file, scopes=SCOPES
+                )
             else:
                 credentials, _ = google.auth.default(scopes=SCOPES)
         except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:

@@ -25,7 +25,8 @@ class PubSubOptions(Options, frozen=True):
     emulator_host: str | None = None
     """``host:port`` of an emulator, without TLS and credentials; None: that of ``PUBSUB_EMULATOR_HOST``, if it is set."""
     credentials_file: str | None = None
-    """File of a service account, or of workload identity federation; None: Application Default Credentials."""
+    """File with the key of a service account; None: Application Default Credentials (workload identity, federation,
+    ``gcloud auth application-default login``)."""
     tls_ca: str | None = None
     """File with the certificates of the authorities to trust; None: those that come with gRPC."""
 

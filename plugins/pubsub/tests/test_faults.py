@@ -1,0 +1,276 @@
+"""What happens to the service and the network, and what must not happen to events. On the small server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exercise import exercise
+
+import pubsub_fixtures
+from dimesh import Event, EventBus, StartAt
+from dimesh.bus.redrive import DeadLetters
+from dimesh.errors import BusError, PublishError
+from dimesh.spi.bus import Record
+from dimesh_contracts.proxy import FaultProxy
+from dimesh_contracts.waiting import be_patient, deadline, eventually, until
+from dimesh_pubsub.backend import PubSubBackend
+from servers.pubsub.small import SmallPubSub, pubsub_small
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
+Make = Callable[..., PubSubBackend]
+
+
+@pytest.fixture(autouse=True)
+def patience() -> None:
+    """Channels take a while to come back."""
+    be_patient(40.0)
+
+
+@pytest.fixture
+async def proxy(small: SmallPubSub) -> AsyncIterator[FaultProxy]:
+    """Between the bus and the server."""
+    async with FaultProxy(small.port) as made:
+        yield made
+
+
+@pytest.fixture
+def through(make: Make, proxy: FaultProxy) -> Make:
+    """Makes backends that reach the server through the proxy."""
+    return lambda **options: make(address=f"127.0.0.1:{proxy.port}", **options)
+
+
+async def test_the_network_is_cut_and_heals(
+    through: Make, proxy: FaultProxy, tmp_path: Path, topic: str
+) -> None:
+    async def cut() -> None:
+        proxy.cut()
+        await asyncio.sleep(3.0)  # how long the cut lasts: longer than a request may take
+        proxy.heal()
+
+    await exercise(lambda: through(request_timeout=1.0), tmp_path, cut, topic=topic, pause=0.002)
+
+
+async def test_connections_break_again_and_again(
+    through: Make, proxy: FaultProxy, tmp_path: Path, topic: str
+) -> None:
+    async def breaks() -> None:
+        for _ in range(10):
+            proxy.reset()
+            await asyncio.sleep(0.1)  # how often they break
+
+    await exercise(through, tmp_path, breaks, topic=topic, pause=0.002)
+
+
+async def test_a_slow_and_narrow_network(through: Make, proxy: FaultProxy, tmp_path: Path, topic: str) -> None:
+    async def slow() -> None:
+        proxy.latency = 0.05
+        proxy.bandwidth = 400_000
+
+    await exercise(through, tmp_path, slow, topic=topic, events=300)
+
+
+async def test_members_join_and_leave_while_events_flow(make: Make, tmp_path: Path, topic: str) -> None:
+    async def guests() -> None:
+        for _ in range(4):
+            await asyncio.sleep(0.1)  # how often one comes
+
+    await exercise(make, tmp_path, guests, topic=topic, members=3, pause=0.002)
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED", "ABORTED"])
+async def test_what_passes_is_tried_again(
+    make: Make, small: SmallPubSub, tmp_path: Path, topic: str, code: str
+) -> None:
+    async def fails() -> None:
+        for call in ("Publish", "Acknowledge", "ModifyAckDeadline"):
+            await small.plan(call, code, 3)
+
+    assert await exercise(make, tmp_path, fails, topic=topic, events=400, pause=0.002) == 0
+
+
+async def test_a_quota_that_stays_used_up(make: Make, small: SmallPubSub, topic: str) -> None:
+    hasty, patient = make(delivery_timeout=0.3), make()
+    await hasty.open()
+    await patient.open()
+    await small.plan("Publish", "RESOURCE_EXHAUSTED", 12, "Quota exceeded for quota metric 'Regional publisher'")
+    with pytest.raises(PublishError, match=r"quota of the project is used up.*Regional publisher"):
+        await hasty.append(topic, [Record.of(Event("a.b"), "k")])
+    await patient.append(topic, [Record.of(Event("a.b"), "k")])
+    await hasty.close()
+    await patient.close()
+
+
+async def test_permission_is_missing(make: Make, small: SmallPubSub, topic: str) -> None:
+    backend = make()
+    await backend.open()
+    await backend.append(topic, [Record.of(Event("a.b"), "k")])
+    await small.plan("Publish", "PERMISSION_DENIED", text="User not authorized to perform pubsub.topics.publish")
+    with pytest.raises(PublishError, match=r"not permitted.*pubsub\.topics\.publish.*role"):
+        await backend.append(topic, [Record.of(Event("a.b"), "k")])
+    await small.plan("CreateSubscription", "PERMISSION_DENIED", text="pubsub.subscriptions.create")
+    bus = EventBus(backend)
+    with pytest.raises(BusError, match=r"not permitted.*pubsub\.subscriptions\.create"):
+        await bus.subscribe(topic, lambda e: None, "g")
+    await small.plan("StreamingPull", "PERMISSION_DENIED", text="pubsub.subscriptions.consume")
+    handled: list[Any] = []
+    await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+    await bus.publish(topic, Event("a.b", None, 1))
+    await until(lambda: handled == [1])  # said in the log, and tried again: somebody may grant it
+    await bus.close()
+
+
+async def test_a_deadline_that_passes_leaves_the_outcome_unknown(
+    through: Make, make: Make, proxy: FaultProxy, topic: str
+) -> None:
+    backend = through(delivery_timeout=1.0, request_timeout=0.5)
+    await backend.open()
+    await backend.append(topic, [Record.of(Event("a.b"), "k")])
+    watching = make()
+    await watching.open()
+    proxy.cut()
+    event = Event("a.b", None, "unknown")
+    with pytest.raises(PublishError, match=r"outcome is unknown.*Publishing the same events again is safe"):
+        await backend.append(topic, [Record.of(event, "k")])
+    proxy.heal()
+    await backend.append(topic, [Record.of(event, "k")])
+    handled: list[Any] = []
+    bus = EventBus(watching)
+    await bus.subscribe(topic, lambda e: handled.append(e.payload), "g", start=StartAt.EARLIEST)
+    await until(lambda: "unknown" in handled)
+    async with deadline():
+        await bus.idle()
+    assert handled.count("unknown") == 1  # once, although it may stand there twice
+    await bus.close()
+    await backend.close()
+
+
+async def test_a_key_goes_on_after_a_failure_and_keeps_its_order(make: Make, small: SmallPubSub, topic: str) -> None:
+    """What was queued behind a failed request fails too, so that its publishers can send all of it again, in order."""
+    backend = make(batch_messages=1)
+    await backend.open()
+    await backend.append(topic, [Record.of(Event("a.b", None, -1), "k")])
+    await small.plan("Publish", "INVALID_ARGUMENT", text="not today")
+    first = [asyncio.create_task(backend.append(topic, [Record.of(Event("a.b", None, n), "k")])) for n in range(5)]
+    outcomes = await asyncio.gather(*first, return_exceptions=True)
+    await backend.append(topic, [Record.of(Event("a.b", None, 99), "other")])
+    failed = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, PublishError)]
+    assert failed == list(range(5))
+    assert "an earlier event of the same ordering key failed" in str(outcomes[1])
+    for n in range(5):
+        await backend.append(topic, [Record.of(Event("a.b", None, n), "k")])
+    bus = EventBus(backend)
+    handled: list[Any] = []
+    await bus.subscribe(topic, lambda e: handled.append(e.payload), "g", start=StartAt.EARLIEST)
+    await until(lambda: len(handled) == 7)
+    assert [n for n in handled if n != 99] == [-1, 0, 1, 2, 3, 4]
+    await bus.close()
+
+
+async def spawn(small: SmallPubSub, project: str, topic: str, **more: Any) -> asyncio.subprocess.Process:
+    """A consumer in another process."""
+    options = json.dumps(pubsub_fixtures.options(small.address, project, **more))
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, str(Path(__file__).with_name("consumer.py")), options, topic, stdout=asyncio.subprocess.PIPE
+    )
+    await said(child, "ready")
+    return child
+
+
+async def said(child: asyncio.subprocess.Process, word: str) -> None:
+    """Wait until it says so."""
+    assert child.stdout is not None
+    async with deadline():
+        while (await child.stdout.readline()).decode().strip() != word:
+            pass
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+async def test_leases_lapse_when_a_process_dies_or_hangs(
+    make: Make, small: SmallPubSub, project: str, topic: str, how: signal.Signals
+) -> None:
+    child = await spawn(small, project, topic)
+    backend = make()
+    await backend.open()
+    await backend.append(topic, [Record.of(Event("a.b", None, "hang"), "k")])
+    await said(child, "hang")
+    child.send_signal(how)
+    handled: list[Any] = []
+    bus = EventBus(backend)
+    await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+    await until(lambda: handled == ["hang"])
+    if how is signal.SIGSTOP:
+        # It wakes up, is told that others had it, and goes on with what comes.
+        child.send_signal(signal.SIGCONT)
+        await bus.close()
+        backend = make()
+        await backend.open()
+        await backend.append(topic, [Record.of(Event("a.b", None, "next"), "j")])
+        await said(child, "next")
+        await backend.close()
+        child.kill()
+    else:
+        await bus.close()
+    await child.wait()
+
+
+async def test_an_event_that_kills_its_process_is_buried_by_the_service(project: str, topic: str) -> None:
+    """With ``dead_letter_after``: nobody lives to count the attempts, so Pub/Sub does. The entry is listed and sent back."""
+    options = {"dead_letter_after": 5}
+    with pubsub_small(frees=True) as server:
+        bus = EventBus(pubsub_fixtures.backend(server.address, project, **options))
+        await bus.open()
+        child = await spawn(server, project, topic, **options)
+        await bus.publish(topic, Event("a.b", None, "die"), key="poison")
+        for attempt in range(5):
+            if attempt:
+                child = await spawn(server, project, topic, **options)
+            await said(child, "die")
+            assert await child.wait() == 9
+        child = await spawn(server, project, topic, **options)
+        await bus.publish(topic, Event("a.b", None, "fine"), key="other")
+        await said(child, "fine")
+
+        async def letters() -> Any:
+            return await DeadLetters(bus).entries(topic)
+
+        (entry,) = await eventually(letters)
+        assert (entry.topic, entry.event.payload) == (topic, "die")
+        assert "given up by the broker" in entry.reason
+        assert entry.event.headers["CloudPubSubDeadLetterSourceDeliveryCount"] == "5"
+        child.kill()
+        await child.wait()
+        done = await DeadLetters(bus).redrive(topic)
+        assert len(done.done) == 1
+        handled: list[Any] = []
+        await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+        await until(lambda: "die" in handled)
+        await bus.close()
+
+
+async def test_the_server_is_away_for_a_while(project: str, tmp_path: Path, topic: str) -> None:
+    """It comes back with what it had (paused), or with nothing (restarted): the bus goes on either way."""
+    with pubsub_small() as server:
+        backend = pubsub_fixtures.backend(server.address, project, request_timeout=2.0)
+        bus = EventBus(backend)
+        handled: list[Any] = []
+        await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+        server.process.pause()
+        sending = asyncio.create_task(bus.publish(topic, Event("a.b", None, "patient")))
+        await asyncio.sleep(2.5)  # longer than a request may take
+        server.process.resume()
+        async with deadline():
+            await sending
+        await until(lambda: handled == ["patient"])
+        server.process.kill()
+        await asyncio.to_thread(server.start)
+        async with deadline():
+            await bus.publish(topic, Event("a.b", None, "made anew"))  # the topic, too
+        assert [info.name for info in await backend.topics()] == [topic]
+        await bus.close()
