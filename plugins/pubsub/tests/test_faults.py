@@ -10,10 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-from exercise import exercise
-
 import pubsub_fixtures
+import pytest
+
 from dimesh import Event, EventBus, StartAt
 from dimesh.bus.redrive import DeadLetters
 from dimesh.errors import BusError, PublishError
@@ -21,6 +20,7 @@ from dimesh.spi.bus import Record
 from dimesh_contracts.proxy import FaultProxy
 from dimesh_contracts.waiting import be_patient, deadline, eventually, until
 from dimesh_pubsub.backend import PubSubBackend
+from exercise import exercise
 from servers.pubsub.small import SmallPubSub, pubsub_small
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
@@ -68,7 +68,9 @@ async def test_connections_break_again_and_again(
     await exercise(through, tmp_path, breaks, topic=topic, pause=0.002)
 
 
-async def test_a_slow_and_narrow_network(through: Make, proxy: FaultProxy, tmp_path: Path, topic: str) -> None:
+async def test_a_slow_and_narrow_network(
+    through: Make, proxy: FaultProxy, tmp_path: Path, topic: str
+) -> None:
     async def slow() -> None:
         proxy.latency = 0.05
         proxy.bandwidth = 400_000
@@ -99,7 +101,9 @@ async def test_a_quota_that_stays_used_up(make: Make, small: SmallPubSub, topic:
     hasty, patient = make(delivery_timeout=0.3), make()
     await hasty.open()
     await patient.open()
-    await small.plan("Publish", "RESOURCE_EXHAUSTED", 12, "Quota exceeded for quota metric 'Regional publisher'")
+    await small.plan(
+        "Publish", "RESOURCE_EXHAUSTED", 12, "Quota exceeded for quota metric 'Regional publisher'"
+    )
     with pytest.raises(PublishError, match=r"quota of the project is used up.*Regional publisher"):
         await hasty.append(topic, [Record.of(Event("a.b"), "k")])
     await patient.append(topic, [Record.of(Event("a.b"), "k")])
@@ -111,7 +115,9 @@ async def test_permission_is_missing(make: Make, small: SmallPubSub, topic: str)
     backend = make()
     await backend.open()
     await backend.append(topic, [Record.of(Event("a.b"), "k")])
-    await small.plan("Publish", "PERMISSION_DENIED", text="User not authorized to perform pubsub.topics.publish")
+    await small.plan(
+        "Publish", "PERMISSION_DENIED", text="User not authorized to perform pubsub.topics.publish"
+    )
     with pytest.raises(PublishError, match=r"not permitted.*pubsub\.topics\.publish.*role"):
         await backend.append(topic, [Record.of(Event("a.b"), "k")])
     await small.plan("CreateSubscription", "PERMISSION_DENIED", text="pubsub.subscriptions.create")
@@ -151,13 +157,17 @@ async def test_a_deadline_that_passes_leaves_the_outcome_unknown(
     await backend.close()
 
 
-async def test_a_key_goes_on_after_a_failure_and_keeps_its_order(make: Make, small: SmallPubSub, topic: str) -> None:
+async def test_a_key_goes_on_after_a_failure_and_keeps_its_order(
+    make: Make, small: SmallPubSub, topic: str
+) -> None:
     """What was queued behind a failed request fails too, so that its publishers can send all of it again, in order."""
     backend = make(batch_messages=1)
     await backend.open()
     await backend.append(topic, [Record.of(Event("a.b", None, -1), "k")])
     await small.plan("Publish", "INVALID_ARGUMENT", text="not today")
-    first = [asyncio.create_task(backend.append(topic, [Record.of(Event("a.b", None, n), "k")])) for n in range(5)]
+    first = [
+        asyncio.create_task(backend.append(topic, [Record.of(Event("a.b", None, n), "k")])) for n in range(5)
+    ]
     outcomes = await asyncio.gather(*first, return_exceptions=True)
     await backend.append(topic, [Record.of(Event("a.b", None, 99), "other")])
     failed = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, PublishError)]
@@ -177,7 +187,11 @@ async def spawn(small: SmallPubSub, project: str, topic: str, **more: Any) -> as
     """A consumer in another process."""
     options = json.dumps(pubsub_fixtures.options(small.address, project, **more))
     child = await asyncio.create_subprocess_exec(
-        sys.executable, str(Path(__file__).with_name("consumer.py")), options, topic, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        str(Path(__file__).with_name("consumer.py")),
+        options,
+        topic,
+        stdout=asyncio.subprocess.PIPE,
     )
     await said(child, "ready")
     return child

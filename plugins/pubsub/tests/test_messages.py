@@ -68,7 +68,8 @@ def test_bytes_that_are_no_event_come_back_too(header: bytes, payload: bytes, ke
 @given(
     st.binary(max_size=100),
     st.dictionaries(
-        st.sampled_from(["dimesh", "dimesh-1", "ce-specversion", "ce-id", "ce-source", "content-type"]) | text,
+        st.sampled_from(["dimesh", "dimesh-1", "ce-specversion", "ce-id", "ce-source", "content-type"])
+        | text,
         text | st.sampled_from(["1.0", "1:AAAA", "3:!!", "application/cloudevents+json"]),
         max_size=6,
     ),
@@ -82,7 +83,12 @@ def test_whatever_comes_in_is_a_record(data: bytes, attributes: dict[str, str]) 
         assert record.payload == data
 
 
-@given(events(), st.sets(types, max_size=2), st.sets(pillars, max_size=2), st.sets(st.sampled_from(EventPriority), max_size=2))
+@given(
+    events(),
+    st.sets(types, max_size=2),
+    st.sets(pillars, max_size=2),
+    st.sets(st.sampled_from(EventPriority), max_size=2),
+)
 def test_a_pushed_filter_lets_everything_pass_that_is_wanted(
     event: Event, wanted_types: set[str], wanted_pillars: set[str], priorities: set[EventPriority]
 ) -> None:
@@ -101,7 +107,9 @@ def test_a_pushed_filter_lets_everything_pass_that_is_wanted(
 
 
 def test_a_pushed_filter_leaves_out_what_is_not_wanted() -> None:
-    attributes = dict(to_message(Record.of(Event("a.b", EventMetadata(source_pillar="P")), "k"), "k").attributes)
+    attributes = dict(
+        to_message(Record.of(Event("a.b", EventMetadata(source_pillar="P")), "k"), "k").attributes
+    )
     assert passing(pushed(Filter(frozenset({"a.b"}))))(attributes)
     assert not passing(pushed(Filter(frozenset({"a.c"}))))(attributes)
     assert not passing(pushed(Filter(frozenset({"a.b"}), frozenset({"Q"}))))(attributes)
@@ -118,7 +126,9 @@ def test_what_plain_consumers_see() -> None:
     assert attributes["ce-source"] == "/dimesh/P%20Q/a"
     assert attributes["content-type"] == "application/json"
     assert attributes["X-Own"] == "1"
-    assert not {"raw", "long"} & set(attributes)  # they cannot be attributes; readers of the mesh get them all the same
+    assert not {"raw", "long"} & set(
+        attributes
+    )  # they cannot be attributes; readers of the mesh get them all the same
     assert dict(there_and_back(Record.of(event, "k")).event.headers) == dict(event.headers)
 
 
@@ -161,11 +171,15 @@ def test_a_cloudevent_of_somebody_else() -> None:
     assert found.event.headers["ce-color"] == "100%"
     assert found.event.headers["traceroute"] == "x"
     structured = {"specversion": "1.0", "id": "i-2", "source": "/s", "type": "t", "data": [1]}
-    message = Message(data=json.dumps(structured).encode(), attributes={"content-type": "application/cloudevents+json"})
+    message = Message(
+        data=json.dumps(structured).encode(), attributes={"content-type": "application/cloudevents+json"}
+    )
     assert (from_message(message).event.event_id, from_message(message).event.payload) == ("i-2", [1])
 
 
-topic_names = st.from_regex(r"\A[A-Za-z0-9._-]{1,249}\Z") | st.sampled_from(["goog", "9", "a", "x", "Google.x"])
+topic_names = st.from_regex(r"\A[A-Za-z0-9._-]{1,249}\Z") | st.sampled_from(
+    ["goog", "9", "a", "x", "Google.x"]
+)
 group_names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}\Z")
 
 

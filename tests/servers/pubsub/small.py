@@ -116,7 +116,7 @@ class Subscription:
                     for s in candidates
                     if (s.out < s.most and s.out_bytes + size <= s.most_bytes) or not s.out
                 ),
-                key=lambda s: (s is held.lapsed_on, s.out),  # noqa: B023 - used at once
+                key=lambda s: (s is held.lapsed_on, s.out),
                 default=None,
             )
             if stream is None:

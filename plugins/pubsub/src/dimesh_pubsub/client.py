@@ -110,7 +110,7 @@ class Client:
         if self.emulator is not None:
             channel = grpc.aio.insecure_channel(self.emulator, options=_CHANNEL)
         else:
-            channel = await asyncio.to_thread(self._secure_channel)
+            channel = await self._secure_channel()
         self._channel = channel
         for name, (service, request, answer) in _CALLS.items():
             self._stubs[name] = channel.unary_unary(
@@ -135,22 +135,24 @@ class Client:
             await self.close()
             raise
 
-    def _secure_channel(self) -> grpc.aio.Channel:
-        options = self._options
-        file = options.credentials_file
+    def _credentials(self) -> Any:
+        file = self._options.credentials_file
         try:
             if file is not None:
-                credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
+                return service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
                     file, scopes=SCOPES
                 )
-            else:
-                credentials, _ = google.auth.default(scopes=SCOPES)
+            return google.auth.default(scopes=SCOPES)[0]
         except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
             what = f"credentials_file {file!r}" if file else "Application Default Credentials"
             raise ConfigurationError(
                 f"bus 'pubsub': {what} cannot be used: {error}"
                 + ("" if file else ". Set credentials_file, or emulator_host for an emulator")
             ) from error
+
+    async def _secure_channel(self) -> grpc.aio.Channel:
+        options = self._options
+        credentials = await asyncio.to_thread(self._credentials)  # it may ask the machine's metadata server
         roots = None
         if options.tls_ca is not None:
             try:
