@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def secured(authority: trustme.CA, folder: Path, name: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(authority: trustme.CA, folder: Path) -> Iterator[SmallPubSub]:
-    with pubsub_small(**secured(authority, folder, "localhost")) as made:
+    with pubsub_small(**secured(authority, folder, "127.0.0.1")) as made:
         yield made
 
 
@@ -124,7 +125,7 @@ def no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
 def backend(server: SmallPubSub, key: Path, ca: Path | None, **more: Any) -> PubSubBackend:
     options = {
         "project_id": "p",
-        "endpoint": f"localhost:{server.port}",
+        "endpoint": f"127.0.0.1:{server.port}",
         "credentials_file": str(key),
         "request_timeout": 3.0,
         **({"tls_ca": str(ca)} if ca else {}),
@@ -158,16 +159,29 @@ async def refused(made: PubSubBackend, said: str) -> None:
 
 
 async def test_a_certificate_of_an_unknown_authority(server: SmallPubSub, key_file: Path) -> None:
-    await refused(backend(server, key_file, None), "no answer")
+    await refused(backend(server, key_file, None), "not of an authority that is trusted.*tls_ca")
 
 
 async def test_a_certificate_for_another_name(authority: trustme.CA, folder: Path, key_file: Path) -> None:
     with pubsub_small(**secured(authority, folder, "elsewhere.example")) as other:
-        await refused(backend(other, key_file, folder / "ca.pem"), "no answer")
+        await refused(backend(other, key_file, folder / "ca.pem"), "for another name")
+
+
+async def test_an_expired_certificate(authority: trustme.CA, folder: Path, key_file: Path) -> None:
+    old = authority.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC))
+    old.cert_chain_pems[0].write_to_path(str(folder / "old.pem"))
+    old.private_key_pem.write_to_path(str(folder / "old.key"))
+    with pubsub_small(certificate=str(folder / "old.pem"), private=str(folder / "old.key")) as other:
+        await refused(backend(other, key_file, folder / "ca.pem"), "has expired")
+
+
+async def test_no_tls_there(folder: Path, key_file: Path) -> None:
+    with pubsub_small() as plain:
+        await refused(backend(plain, key_file, folder / "ca.pem"), "does not speak TLS")
 
 
 async def test_a_token_that_is_refused(folder: Path, authority: trustme.CA, key_file: Path) -> None:
-    with pubsub_small(**{**secured(authority, folder, "localhost"), "token": "another"}) as other:
+    with pubsub_small(**{**secured(authority, folder, "127.0.0.1"), "token": "another"}) as other:
         await refused(backend(other, key_file, folder / "ca.pem"), "credentials were refused")
 
 
@@ -175,4 +189,4 @@ async def test_no_token_is_given(
     server: SmallPubSub, folder: Path, token_server: tuple[str, list[str]]
 ) -> None:
     key = account(folder / "refused.json", f"{token_server[0]}/refused")
-    await refused(backend(server, key, folder / "ca.pem"), "cannot use Pub/Sub|no answer")
+    await refused(backend(server, key, folder / "ca.pem"), "the credentials gave no token")

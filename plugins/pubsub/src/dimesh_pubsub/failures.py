@@ -25,6 +25,17 @@ TRANSIENT: Final = frozenset(
 )
 """What is worth another try: the list of Google's own clients."""
 _MOST: Final = 500
+_CONNECTING: Final = (
+    ("certificate has expired", "the certificate of the service has expired"),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the certificate of the service is not of an authority that is trusted here; set tls_ca if it is one of your own",
+    ),
+    ("Hostname Verification", "the certificate of the service is for another name than the endpoint's"),
+    ("WRONG_VERSION_NUMBER", "the endpoint does not speak TLS; an emulator is given as emulator_host"),
+    ("Getting metadata from plugin failed", "the credentials gave no token"),
+)
+"""What gRPC says of a connection that cannot be made, and what it means. First match wins."""
 
 
 class NotPermittedError(BusError):
@@ -74,6 +85,9 @@ def explained(error: Exception, doing: str, *, publishing: bool = False) -> Dime
         if not publishing:
             kind = QuotaError
         return kind(f"cannot {doing}: a quota of the project is used up: {said}")
+    for sign, meaning in _CONNECTING:
+        if sign in said:
+            return (PublishError if publishing else CannotConnectError)(f"cannot {doing}: {meaning} ({said})")
     if code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
         if publishing:
             return PublishError(
