@@ -26,10 +26,11 @@ def catalogue() -> dict[str, Mutant]:
     import bus
     import cdc
     import lineage
+    import queues
     import registry
 
     return {
         f"{module.__name__}.{mutant.name}": mutant
-        for module in (bus, registry, cdc, lineage)
+        for module in (bus, queues, registry, cdc, lineage)
         for mutant in module.MUTANTS
     }

@@ -38,6 +38,7 @@ TEST_TIMEOUT = 20
 
 KITS: dict[str, type[Contract]] = {
     "bus": BusBackendContract,
+    "queues": BusBackendContract,
     "registry": RegistryStoreContract,
     "cdc": CDCSourceContract,
     "lineage": LineageSinkContract,
@@ -97,7 +98,7 @@ def page(verdicts: dict[str, Verdict], mutants: dict[str, Mutant]) -> str:
         "Each is a plugin with one fault; the kit has to fail it, and to name the guarantee that it breaks. Written by",
         "`nox -s mutants -- --write`; `nox -s mutants` runs them all, and a mutant that survives fails it.",
     ]
-    for kind in ("bus", "registry", "cdc", "lineage"):
+    for kind in KITS:
         lines += [
             "",
             f"## {kind}",

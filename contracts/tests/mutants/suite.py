@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from catalogue import catalogue
 from cdc import Application
+from queue_backend import LEASE
 
 from dimesh.capabilities import Capability
 from dimesh_contracts.bus import BusBackendContract, NewBackend
@@ -50,6 +51,19 @@ if KIND == "bus":
         @pytest.fixture
         def driver(self, tmp_path: Path) -> tuple[str, Mapping[str, Any]]:
             return "sqlite", {"path": str(tmp_path / "mesh.db")}
+
+
+elif KIND == "queues":
+
+    class TestMutant(BusBackendContract):  # type: ignore[no-redef]
+        offers = stated(Path("/nonexistent"))
+        family = "queue"
+        lease = LEASE
+        patience = PATIENCE
+
+        @pytest.fixture
+        def new_backend(self, tmp_path: Path) -> NewBackend:
+            return lambda: MUTANT.make(tmp_path)
 
 
 elif KIND == "registry":
