@@ -29,12 +29,14 @@ async def exercise(
     topic: str,
     events: int = 800,
     members: int = 1,
+    guests: int = 0,
     pause: float = 0.0,
     times: float = 3.0,
 ) -> int:
     """Publish and handle ``events`` while ``disturb`` runs, and judge the history.
 
-    A publish with an unknown outcome is repeated with the same event, as users are told to. Returns how many were.
+    ``guests`` are members of the group that come one after the other, handle something, and leave. A publish with an
+    unknown outcome is repeated with the same event, as users are told to. Returns how many were.
     """
     path = folder / "history"
     history = History.append_to(path)
@@ -44,16 +46,25 @@ async def exercise(
     async def handle(event: Event) -> None:
         handled.add(event.payload)
 
-    buses = [EventBus(RecordingBackend(new_backend(), history)) for _ in range(members)]
-    for bus in buses:
+    async def join() -> EventBus:
+        bus = EventBus(RecordingBackend(new_backend(), history))
         await bus.subscribe(
             topic,
             handle,
+            subscription_id="member",
             group="g",
             start=StartAt.EARLIEST,
             options=SubscriptionOptions(retry=RetryPolicy(attempts=5, base=0.01)),
             middleware=[history.handling(topic, "g")],
         )
+        return bus
+
+    async def visit() -> None:
+        guest = await join()
+        await until(lambda: guest.stats()["member"].handled > 0 or len(handled) == events, times)
+        await guest.close()
+
+    buses = [await join() for _ in range(members)]
 
     async def publish(lane: int) -> None:
         nonlocal repeated
@@ -71,6 +82,8 @@ async def exercise(
         publishing = [asyncio.create_task(publish(lane)) for lane in range(LANES)]
         await until(lambda: len(handled) > events // 10, times)
         await disturb()
+        for _ in range(guests):
+            await visit()
         await asyncio.gather(*publishing)
         await until(lambda: len(handled) == events, times)
         await asyncio.gather(*(bus.close() for bus in buses))

@@ -13,22 +13,18 @@ from dimesh.clock import SystemClock
 from dimesh.spi.options import parse_options
 from dimesh_kafka.backend import KafkaBackend
 from dimesh_kafka.options import KafkaOptions
-from servers.availability import unavailable
+from servers.availability import available
 from servers.kafka import KafkaCluster, kafka_cluster
-from servers.processes import ServerUnavailable
 
 FAST = {"heartbeat_interval": 0.1, "session_timeout": 5.0, "rebalance_timeout": 10.0}
 """Members of a group that notice each other quickly."""
 
 
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[KafkaCluster]:
+def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
     """One broker for all tests of the process. A test that hurts it starts one of its own."""
-    try:
-        with kafka_cluster() as cluster:
-            yield cluster
-    except ServerUnavailable as error:
-        unavailable(error)
+    with available(kafka_cluster(), request) as cluster:
+        yield cluster
 
 
 @pytest.fixture

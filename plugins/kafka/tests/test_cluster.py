@@ -9,28 +9,24 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from exercise import LEAKS, exercise
 
 from dimesh import Event, EventBus
 from dimesh.spi.bus import TopicConfig
 from dimesh_contracts.waiting import be_patient, eventually, until
 from dimesh_kafka.backend import KafkaBackend
 from dimesh_kafka.stream import group_id
-from servers.availability import unavailable
+from exercise import LEAKS, exercise
+from servers.availability import available
 from servers.kafka import Broker, KafkaCluster, kafka_cluster
-from servers.processes import ServerUnavailable
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("leaky_client"), LEAKS, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
-def three() -> Iterator[KafkaCluster]:
+def three(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
     """Three brokers; each topic has three copies, of which two must be in sync."""
-    try:
-        with kafka_cluster(3) as cluster:
-            yield cluster
-    except ServerUnavailable as error:
-        unavailable(error)
+    with available(kafka_cluster(3), request) as cluster:
+        yield cluster
 
 
 @pytest.fixture

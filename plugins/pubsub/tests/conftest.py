@@ -10,20 +10,16 @@ import pubsub_fixtures
 import pytest
 
 from dimesh_pubsub.backend import PubSubBackend
-from servers.availability import unavailable
-from servers.processes import ServerUnavailable
+from servers.availability import available
 from servers.pubsub.fake import PubSub, pubsub_fake
 from servers.pubsub.small import SmallPubSub, pubsub_small
 
 
 @pytest.fixture(scope="session")
-def pubsub() -> Iterator[PubSub]:
+def pubsub(request: pytest.FixtureRequest) -> Iterator[PubSub]:
     """One server for all tests of the process. A test that hurts it starts one of its own."""
-    try:
-        with pubsub_fake() as server:
-            yield server
-    except ServerUnavailable as error:
-        unavailable(error)
+    with available(pubsub_fake(), request) as server:
+        yield server
 
 
 @pytest.fixture
@@ -43,9 +39,9 @@ def new_backend(pubsub: PubSub, project: str) -> Callable[..., PubSubBackend]:
 
 
 @pytest.fixture(scope="session")
-def small() -> Iterator[SmallPubSub]:
+def small(request: pytest.FixtureRequest) -> Iterator[SmallPubSub]:
     """The small server; see :mod:`servers.pubsub.small`."""
-    with pubsub_small() as server:
+    with available(pubsub_small(), request) as server:
         yield server
 
 

@@ -79,11 +79,20 @@ async def test_a_slow_and_narrow_network(
 
 
 async def test_members_join_and_leave_while_events_flow(make: Make, tmp_path: Path, topic: str) -> None:
-    async def guests() -> None:
-        for _ in range(4):
-            await asyncio.sleep(0.1)  # how often one comes
+    async def nothing() -> None: ...
 
-    await exercise(make, tmp_path, guests, topic=topic, members=3, pause=0.002)
+    await exercise(make, tmp_path, nothing, topic=topic, members=2, guests=4, pause=0.005)
+
+
+async def test_a_message_too_large_is_refused_and_the_next_is_taken(make: Make, topic: str) -> None:
+    bus = EventBus(make())
+    handled: list[Any] = []
+    await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+    with pytest.raises(PublishError, match=r"larger than Pub/Sub takes.*nothing was published"):
+        await bus.publish_many(topic, [Event("a.b", None, 1), Event("a.b", None, "x" * 10_000_000)])
+    await bus.publish(topic, Event("a.b", None, 2))
+    await until(lambda: handled == [2])
+    await bus.close()
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED", "ABORTED"])
