@@ -1,0 +1,153 @@
+"""Requests to Stripe, tried again where that helps, within the account's budget."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+import httpx
+
+from dimesh.clock import Clock
+from dimesh.errors import (
+    CDCError,
+    CredentialsError,
+    SourceObjectError,
+    SourcePositionLostError,
+    SourceUnavailableError,
+)
+from dimesh.spi.budget import Budget, Urgency
+from dimesh_stripe.options import StripeOptions
+
+_MOST_BYTES: Final = 64 * 1024 * 1024
+_budgets: WeakValueDictionary[str, Budget] = WeakValueDictionary()
+"""By key and account: connectors of one process share it."""
+
+
+class CursorGoneError(CDCError):
+    """The row that a page was to begin after is no longer there."""
+
+
+class Client:
+    """Reads from one account."""
+
+    def __init__(self, options: StripeOptions, clock: Clock) -> None:
+        self._options = options
+        self._clock = clock
+        self._http: httpx.AsyncClient | None = None
+        name = hashlib.sha256(f"{options.url}|{options.api_key}|{options.account}".encode()).hexdigest()
+        found = _budgets.get(name)
+        if found is None:
+            found = _budgets[name] = Budget(options.rate, clock)
+        self.budget = found
+
+    async def open(self) -> None:
+        """Make the connection pool."""
+        headers = {
+            "authorization": f"Bearer {self._options.api_key}",
+            "stripe-version": self._options.api_version,
+        }
+        if self._options.account is not None:
+            headers["stripe-account"] = self._options.account
+        self._http = httpx.AsyncClient(
+            base_url=self._options.url, headers=headers, timeout=self._options.timeout, follow_redirects=False
+        )
+
+    async def close(self) -> None:
+        """Close it; may be called twice."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def get(self, path: str, params: Mapping[str, Any], urgency: Urgency, about: str) -> dict[str, Any]:
+        """The answer to a GET.
+
+        Args:
+            path: with ``/v1/``.
+            params: of the query.
+            urgency: who goes first.
+            about: the object that is read, for errors.
+
+        Raises:
+            CredentialsError: the key is refused.
+            SourceObjectError: the key may not read this, or the account does not have it.
+            SourcePositionLostError: an event that was named has aged out, or never was.
+            CursorGoneError: a row that was named is gone.
+            SourceUnavailableError: it failed for ``retry_for`` seconds.
+        """
+        end = self._clock.monotonic() + self._options.retry_for
+        wait = 0.25
+        while True:
+            await self.budget.take(urgency)
+            again: float | None = None
+            try:
+                assert self._http is not None, "not open"
+                answer = await self._http.get(path, params=dict(params))
+                if len(answer.content) > _MOST_BYTES:
+                    raise SourceUnavailableError(
+                        f"Stripe answered {about} with {len(answer.content):,} bytes"
+                    )
+                if answer.status_code == 200:
+                    found = answer.json()
+                    if not isinstance(found, dict):
+                        raise ValueError("no object")
+                    self.budget.fine()
+                    return found
+                failure, again = self._failure(answer, about)
+                if failure is not None:
+                    raise failure
+                reason = f"HTTP {answer.status_code}: {_message(answer)}"
+            except (httpx.TransportError, httpx.DecodingError) as error:
+                reason = f"{type(error).__name__}: {error}"
+            except ValueError as error:
+                reason = f"an answer that is not JSON: {error}"[:200]
+            pause = max(wait * random.uniform(0.5, 1.5), again or 0.0)  # noqa: S311 - spreads retries
+            if self._clock.monotonic() + pause > end:
+                raise SourceUnavailableError(f"Stripe could not be read for {about}: {reason}")
+            await self._clock.sleep(pause)
+            wait = min(wait * 2, 10.0)
+
+    def _failure(self, answer: httpx.Response, about: str) -> tuple[Exception | None, float | None]:
+        """The error to raise, or None: try again, after so many seconds."""
+        status = answer.status_code
+        error = _error(answer)
+        code, message = error.get("code"), _message(answer)
+        if status == 429 or code == "rate_limit":
+            after = _seconds(answer.headers.get("retry-after"))
+            if code != "lock_timeout":
+                self.budget.too_much(after)
+            return None, after
+        if answer.headers.get("stripe-should-retry") == "true" or status == 409 or status >= 500:
+            if answer.headers.get("stripe-should-retry") == "false":
+                return SourceUnavailableError(f"Stripe: {about}: {message}"), None
+            return None, _seconds(answer.headers.get("retry-after"))
+        if status == 401:
+            return CredentialsError(f"Stripe refused the key: {message}"), None
+        if status == 403:
+            return SourceObjectError(f"the key may not read {about}: {message}"), None
+        if status == 400 and "aged out" in message:
+            return SourcePositionLostError(f"Stripe has forgotten the position of {about}: {message}"), None
+        if code == "resource_missing" and error.get("param") in ("starting_after", "ending_before"):
+            return CursorGoneError(message), None
+        return SourceObjectError(f"{about} cannot be read: HTTP {status}: {message}"), None
+
+
+def _error(answer: httpx.Response) -> Mapping[str, Any]:
+    try:
+        found = answer.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _message(answer: httpx.Response) -> str:
+    return " ".join(str(_error(answer).get("message") or answer.reason_phrase).split())[:400]
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return max(float(text), 0.0) if text is not None else None
+    except ValueError:
+        return None

@@ -1,0 +1,30 @@
+"""A sandbox for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from dimesh.clock import SystemClock
+from dimesh.spi.options import parse_options
+from dimesh_stripe.options import StripeOptions
+from dimesh_stripe.sandbox import StripeSandbox
+from dimesh_stripe.sandbox.server import KEY
+from dimesh_stripe.source import StripeSource
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[StripeSandbox]:
+    async with StripeSandbox() as made:
+        yield made
+
+
+@pytest.fixture
+def new_source(sandbox: StripeSandbox) -> Callable[..., StripeSource]:
+    def make(**options: Any) -> StripeSource:
+        given = {"api_key": KEY, "url": sandbox.url, "poll": 0.05, "reread": 0.2, "rate": 1_000, **options}
+        return StripeSource(parse_options(StripeOptions, given, "source 'stripe'"), SystemClock())
+
+    return make
