@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dimesh.bus.retry import RetryPolicy as RetryPolicy
     from dimesh.cdc import CDCOperation as CDCOperation
     from dimesh.cdc.connector import CDCConnector as CDCConnector
+    from dimesh.cdc.connector import SourceConnector as SourceConnector
     from dimesh.cdc.events import CDCEvent as CDCEvent
     from dimesh.cdc.events import CDCOffset as CDCOffset
     from dimesh.cdc.manager import CDCManager as CDCManager
@@ -69,6 +70,7 @@ _HOMES = {
     "SchemaRegistry": "dimesh.registry",
     "SchemaSubject": "dimesh.registry",
     "SchemaVersion": "dimesh.registry",
+    "SourceConnector": "dimesh.cdc",
     "StartAt": "dimesh.spi.bus",
     "SubscriptionOptions": "dimesh.bus.options",
     "Topics": "dimesh.events",

@@ -144,12 +144,6 @@ class StripeSource:
             hint.clear()
             if at.newest is not None and at.created < self._clock.time() - RETENTION + self.options.guard:
                 await self._check_age(resource, at)
-            if self._clock.monotonic() >= reread or at.newest is None:
-                reread = self._clock.monotonic() + self.options.reread
-                events = await self._recent(resource, at)
-                if events:
-                    at = self._moved(at, events)
-                    yield ChangeBatch([change_of(event, resource) for event in events], _encode(at))
             while at.newest is not None:
                 page = await self._newer(resource, at.newest)
                 events = [e for e in page[0] if resource.has(e["type"]) and e["id"] not in at.recent]
@@ -160,6 +154,13 @@ class StripeSource:
                     break
                 if not events:
                     at = FeedPosition(page[0][-1]["id"], max(at.created, page[0][-1]["created"]), at.recent)
+            # After that: only a position that the service still knows says that nothing has aged out in between.
+            if self._clock.monotonic() >= reread or at.newest is None:
+                reread = self._clock.monotonic() + self.options.reread
+                events = await self._recent(resource, at)
+                if events:
+                    at = self._moved(at, events)
+                    yield ChangeBatch([change_of(event, resource) for event in events], _encode(at))
             try:
                 async with asyncio.timeout(self.options.poll):
                     await hint.wait()
