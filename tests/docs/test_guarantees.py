@@ -22,6 +22,7 @@ def test_every_sentence_names_tests_that_exist() -> None:
         "bus": defined("core/tests/bus"),
         "faults": defined("tests/faults"),
         "kafka": defined("plugins/kafka/tests"),
+        "pubsub": defined("plugins/pubsub/tests"),
     }
     sentences = re.findall(r"^(\d+)\. ", PAGE, re.MULTILINE)
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", PAGE, re.MULTILINE)

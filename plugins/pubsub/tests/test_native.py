@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -263,3 +264,19 @@ async def test_what_a_handler_returns_comes_before_the_acknowledgement(
     await eventually(sent)
     await until(lambda: 8 in made)
     await bus.close()
+
+
+async def test_request_and_reply(either: Make, topic: str) -> None:
+    server, client = EventBus(either(), consumer_group="team"), EventBus(either(), consumer_group="team")
+
+    async def answer(event: Event) -> Event:
+        return Event("answer.given", None, event.payload + 1)
+
+    await server.subscribe(topic, answer, "server")
+    replies = await asyncio.gather(
+        *(client.request(topic, Event("question.asked", None, n)) for n in range(5))
+    )
+    assert [reply.payload for reply in replies] == [1, 2, 3, 4, 5]
+    assert {(g.topic, g.group) for g in await client.backend.groups()} == {(topic, "server")}
+    await client.close()
+    await server.close()

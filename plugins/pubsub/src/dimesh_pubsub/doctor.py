@@ -46,7 +46,7 @@ async def examine(backend: PubSubBackend) -> AsyncIterator[Finding]:
         yield Finding("topics", True, "can be made")
         doing = "make a group (pubsub.subscriptions.create, pubsub.topics.attachSubscription)"
         stream = await backend.subscribe(Subscribe(topic, "doctor", "doctor"), _Nobody())
-        yield Finding("groups", True, "can be made")
+        yield Finding("group rights", True, "can be made")
         try:
             doing = "publish (pubsub.topics.publish)"
             sent = SystemClock().time()
