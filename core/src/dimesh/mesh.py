@@ -24,6 +24,7 @@ from dimesh.spi.bus import StartAt
 
 if TYPE_CHECKING:
     from dimesh.cdc import CDCManager
+    from dimesh.cdc.store import SqliteCDCStore
     from dimesh.lineage import LineageService
     from dimesh.registry import SchemaRegistry
 
@@ -56,6 +57,7 @@ class Mesh:
         self._registry: SchemaRegistry | None = None
         self._lineage: LineageService | None = None
         self._cdc: CDCManager | None = None
+        self._cdc_store: SqliteCDCStore | None = None
         bus = settings.bus
         self.bus = EventBus(
             self.plugins.bus_backend(bus.driver, self._options(bus, "mesh"), self.clock),
@@ -124,6 +126,8 @@ class Mesh:
             if self._lineage is not None:
                 stack.push_async_callback(self._lineage.close)
             stack.push_async_callback(self.bus.close)
+            if self._cdc_store is not None:
+                stack.push_async_callback(self._cdc_store.close)
             if self._cdc is not None:
                 stack.push_async_callback(self._cdc.stop_all)
 
@@ -158,10 +162,19 @@ class Mesh:
             started.append(await self._subscribe(section, function, middleware))
         for source in settings.sources:
             from dimesh.cdc import SourceConnector
+            from dimesh.cdc.store import SqliteCDCStore
 
+            if self._cdc_store is None:
+                self._cdc_store = SqliteCDCStore(settings.cdc.state)
             driver = self.plugins.cdc_source(source.driver, source.options, self.clock)
             connector = SourceConnector(
-                source.name, driver, self.bus, source.pillar, clock=self.clock, observer=self.plugins
+                source.name,
+                driver,
+                self.bus,
+                source.pillar,
+                clock=self.clock,
+                observer=self.plugins,
+                store=self._cdc_store,
             )
             self.cdc.register_connector(connector)
             await self.cdc.start_connector(source.name, list(source.objects))

@@ -115,6 +115,13 @@ class SourceSection(_Section):
     options: dict[str, Any] = Field(default_factory=dict, repr=False)
 
 
+class CDCSection(_Section):
+    """Change data capture."""
+
+    state: str = "dimesh-cdc.db"
+    """A file for what is remembered beside the bus: which rows there are, and positions if the bus cannot keep them."""
+
+
 class PluginsSection(_Section):
     """Which plugins may be used."""
 
@@ -139,6 +146,7 @@ class MeshSettings(BaseSettings):
     registry: RegistrySection = RegistrySection()
     lineage: LineageSection = LineageSection()
     plugins: PluginsSection = PluginsSection()
+    cdc: CDCSection = CDCSection()
     handlers: list[HandlerSection] = Field(default_factory=list)
     sources: list[SourceSection] = Field(default_factory=list)
 

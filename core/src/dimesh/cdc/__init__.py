@@ -7,6 +7,7 @@ from dimesh.cdc.events import CDCEvent, CDCOffset
 from dimesh.cdc.manager import CDCManager
 from dimesh.cdc.state import MemoryState, StateStore
 from dimesh.cdc.status import CDCConnectorStatus
+from dimesh.cdc.store import SqliteCDCStore
 from dimesh.spi.cdc import Operation as CDCOperation
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "CDCOperation",
     "MemoryState",
     "SourceConnector",
+    "SqliteCDCStore",
     "StateStore",
 ]

@@ -16,6 +16,7 @@ from dimesh.cdc.events import CDCEvent, CDCOffset
 from dimesh.cdc.runner import CDCObserver, ObjectRunner, Phase
 from dimesh.cdc.state import ProgressLog, StateStore
 from dimesh.cdc.status import CDCConnectorStatus
+from dimesh.cdc.store import SqliteCDCStore
 from dimesh.clock import Clock
 from dimesh.errors import CDCError, ConfigurationError, CredentialsError, SourceUnavailableError
 from dimesh.events.names import check_group
@@ -36,7 +37,8 @@ class CDCConnector:
         event_bus: where to publish.
         pillar: the pillar that the changes belong to.
         poll: seconds between two calls of :meth:`get_changes`.
-        state: where positions are kept, for buses that cannot keep them.
+        state: where positions are kept, for buses that cannot keep them; by default ``store``.
+        store: remembers which rows there are, so that a repair after a gap finds deletes; without it, it does not.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class CDCConnector:
         *,
         poll: float = 5.0,
         state: StateStore | None = None,
+        store: SqliteCDCStore | None = None,
         clock: Clock | None = None,
         observer: CDCObserver | None = None,
         seed: int | None = None,
@@ -60,7 +63,9 @@ class CDCConnector:
         self._clock = clock or event_bus.clock
         self._observer = observer
         self._rng = random.Random(seed)  # noqa: S311 - jitter
-        self._log = ProgressLog(event_bus, state)
+        atomic = Capability.ATOMIC_STATE in event_bus.capabilities
+        self._log = ProgressLog(event_bus, state if state is not None or atomic else store)
+        self._store = store
         self._runners: dict[str, ObjectRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._status = CDCConnectorStatus.DISCONNECTED
@@ -152,6 +157,7 @@ class CDCConnector:
                 self.pillar,
                 self._observer,
                 self._rng,
+                self._store,
             )
             self._tasks[name] = asyncio.create_task(
                 runner.run(), name=f"dimesh-cdc-{self.connector_id}-{name}"
@@ -184,6 +190,8 @@ class CDCConnector:
         if task is not None and not task.done():
             raise CDCError(f"{self.connector_id} follows {object}: stop it first")
         await self._log.reset(f"cdc/{self.connector_id}/{object}")
+        if self._store is not None:
+            await self._store.clear(f"cdc/{self.connector_id}/{object}")
 
     # -- status ----------------------------------------------------------------------------------
 

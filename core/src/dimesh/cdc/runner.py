@@ -7,6 +7,7 @@ what is repeated has the same event ids.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -18,8 +19,9 @@ from typing import Any, Final, Protocol, cast
 
 from dimesh.bus.engine import EventBus
 from dimesh.bus.retry import RetryPolicy
-from dimesh.cdc.events import GAP_TYPE, REPAIRED_TYPE, CDCEvent
+from dimesh.cdc.events import GAP_TYPE, REPAIRED_TYPE, CDCEvent, key_text
 from dimesh.cdc.state import Progress, ProgressLog
+from dimesh.cdc.store import RowKeys
 from dimesh.errors import (
     BusClosedError,
     CredentialsError,
@@ -29,7 +31,7 @@ from dimesh.errors import (
 )
 from dimesh.events.event import Event
 from dimesh.events.metadata import EventMetadata
-from dimesh.spi.cdc import CDCSource, Change, ChangeBatch, Gap
+from dimesh.spi.cdc import CDCSource, Change, ChangeBatch, Gap, Operation
 
 log = logging.getLogger("dimesh.cdc")
 
@@ -38,6 +40,10 @@ CREDENTIALS_WAIT: Final = 60.0
 """Seconds between tries while the credentials are rejected: more often would lock the account."""
 MAX_FAILURES: Final = 5
 """Unexpected errors in a row after which the object counts as in error (it is still tried, slowly)."""
+
+
+DELETES: Final = 500
+"""Deletes that a repair publishes together."""
 
 
 class Phase(Enum):
@@ -90,6 +96,7 @@ class ObjectRunner:
         pillar: str,
         observer: CDCObserver | None,
         rng: random.Random,
+        keys: RowKeys | None = None,
     ) -> None:
         self.object = object_
         self.stats = RunnerStats()
@@ -105,6 +112,7 @@ class ObjectRunner:
         self._pillar = pillar
         self._observer = observer
         self._rng = rng
+        self._keys = keys
         self._key = f"cdc/{connector_id}/{object_}"
         self._failures = 0
         self._pending: Gap | None = None
@@ -195,19 +203,50 @@ class ObjectRunner:
                     resume=batch.position,
                     rows=progress.rows + len(changes),
                     repair=progress.repair,
+                    generation=progress.generation,
                 )
                 await self._publish(changes, progress)
                 self.stats.snapshot_rows += len(changes)
         repair, rows = progress.repair, progress.rows
-        progress = Progress(phase="stream", position=progress.position)
-        extra = [self._notice(REPAIRED_TYPE, {"cause": repair, "rows": rows})] if repair else []
+        deleted = await self._delete_unseen(progress) if repair else None
+        progress = Progress(phase="stream", position=progress.position, generation=progress.generation)
+        payload = {"cause": repair, "rows": rows, "deleted": deleted}
+        extra = [self._notice(REPAIRED_TYPE, payload)] if repair else []
         await self._store(extra, progress)
         return progress
+
+    async def _delete_unseen(self, progress: Progress) -> int | None:
+        """Publish a delete for each row that was there before the gap and that the repair did not see; how many. None: the
+        rows are not remembered. A row that is there throughout is in the snapshot, so none of those is lost; one that came
+        meanwhile is not remembered yet, or seen.
+        """
+        if self._keys is None:
+            return None
+        deleted = 0
+        while keys := await self._keys.unseen(self._key, progress.generation, DELETES):
+            now = datetime.fromtimestamp(self._bus.clock.time(), UTC)
+            changes = [
+                Change(
+                    f"repair-{progress.generation}:{key}",
+                    Operation.DELETE,
+                    self.object,
+                    json.loads(key),
+                    None,
+                    None,
+                    now,
+                    metadata={"found_by": "repair", "cause": progress.repair},
+                )
+                for key in keys
+            ]
+            await self._publish(changes, progress)
+            deleted += len(changes)
+        self.stats.changes += deleted
+        return deleted
 
     async def _batch(self, batch: ChangeBatch, progress: Progress) -> Progress:
         changes = [item for item in batch.items if isinstance(item, Change)]
         gaps = [item for item in batch.items if isinstance(item, Gap)]
-        progress = Progress(phase="stream", position=batch.position)
+        progress = Progress(phase="stream", position=batch.position, generation=progress.generation)
         await self._publish(changes, progress)
         self._failures = 0
         if changes:
@@ -224,7 +263,8 @@ class ObjectRunner:
         log.warning("%s, object %s: changes may be missing: %s", self._connector_id, self.object, gap.cause)
         if gap.resnapshot:
             position = await self._source.position(self.object)
-            progress = Progress(position=position, repair=gap.cause)
+            known = self.progress.generation if self.progress is not None else 0
+            progress = Progress(position=position, repair=gap.cause, generation=known + 1)
         else:
             assert self.progress is not None
             progress = self.progress
@@ -244,7 +284,15 @@ class ObjectRunner:
     async def _publish(self, changes: Sequence[Change], progress: Progress) -> None:
         found = [CDCEvent.of(change, self._source.system) for change in changes]
         events = [change.to_event(self._pillar) for change in found]
+        last = {key_text(change.primary_key): change.operation for change in found} if self._keys else {}
+        # Remembered before it is published, and forgotten after: a crash in between leaves one too many, never too few.
+        present = [key for key, operation in last.items() if operation is not Operation.DELETE]
+        gone = [key for key, operation in last.items() if operation is Operation.DELETE]
+        if self._keys is not None and present:
+            await self._keys.present(self._key, present, progress.generation)
         await self._store(events, progress, [change.ordering_key for change in found])
+        if self._keys is not None and gone:
+            await self._keys.gone(self._key, gone)
         if self._observer is not None:
             for change in changes:
                 self._observer.change_captured(self._connector_id, change)

@@ -29,6 +29,8 @@ class Progress(msgspec.Struct, array_like=True, kw_only=True):
     """Rows of the snapshot published so far."""
     repair: str = ""
     """During a snapshot after a gap: its cause."""
+    generation: int = 0
+    """How often the object was repaired: rows that a repair has not seen are gone."""
 
 
 _encode = msgspec.msgpack.Encoder().encode

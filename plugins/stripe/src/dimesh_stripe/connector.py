@@ -9,7 +9,7 @@ from dimesh.spi.options import parse_options
 from dimesh_stripe.options import StripeOptions
 from dimesh_stripe.source import StripeSource
 
-_CONNECTOR = ("state", "clock", "observer", "seed")
+_CONNECTOR = ("state", "store", "clock", "observer", "seed")
 
 
 class StripeCDCConnector(SourceConnector):
