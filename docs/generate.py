@@ -318,6 +318,7 @@ def capabilities() -> str:
         "registry memory": manager.registry_store("memory", {}, clock),
         "registry sqlite": manager.registry_store("sqlite", {"path": "registry.db"}, clock),
         "cdc outbox": manager.cdc_source("outbox", {"path": "app.db"}, clock),
+        "cdc stripe": manager.cdc_source("stripe", {"api_key": "sk_test_example"}, clock),
         "lineage memory": manager.lineage_sink("memory", {}, clock),
         "lineage file": manager.lineage_sink("file", {"path": "lineage"}, clock),
     }

@@ -276,7 +276,8 @@ class StripeSandbox:
             def item(id: str, param: str) -> Row:
                 if id not in known:
                     raise Refused(400, f"No such item: '{id}'", "resource_missing", param)
-                return known[id]
+                found: Row = known[id]
+                return found
 
             return page(items, params, item, request.url.path), {}
         rows = account.rows(name)
