@@ -21,7 +21,7 @@ names = text.filter(bool)
 @st.composite
 def events(draw: Any) -> Event:
     metadata = EventMetadata(
-        source_pillar=draw(text),
+        source_pillar=draw(text | st.sampled_from(["", "\0", "a\0b"])),
         source_agent=draw(text),
         target_agent=draw(st.none() | text),
         priority=draw(st.sampled_from(EventPriority)),

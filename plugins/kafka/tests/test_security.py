@@ -22,13 +22,13 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from exercise import LEAKS
 
 from dimesh import Event, EventBus
 from dimesh.errors import BusError, DimeshError
 from dimesh.spi.bus import TopicConfig
 from dimesh_contracts.waiting import until
 from dimesh_kafka.backend import KafkaBackend
+from exercise import LEAKS
 from servers.kafka import USERS, KafkaCluster
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("leaky_client"), LEAKS, pytest.mark.timeout(120)]

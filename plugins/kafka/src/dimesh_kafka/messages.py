@@ -54,14 +54,15 @@ def to_headers(record: Record) -> list[tuple[str, bytes]]:
     if event is None:
         return [compact, _route_of(record, 0)]
     m = event.metadata
-    if event.headers is NO_HEADERS and not (
-        m.span_id
-        or m.parent_span_id
-        or m.target_pillar
-        or m.target_agent
-        or m.correlation_id
-        or m.causation_id
-        or m.tags
+    if (
+        event.headers is NO_HEADERS
+        and m.span_id is None
+        and m.parent_span_id is None
+        and m.target_pillar is None
+        and m.target_agent is None
+        and m.correlation_id is None
+        and m.causation_id is None
+        and not m.tags
     ):
         # Most events: they differ from others of their type and sender in three attributes only.
         kind = (
@@ -142,12 +143,13 @@ def from_message(key: bytes | None, value: bytes | None, headers: Headers) -> Re
 
 
 def _route(raw: bytes) -> tuple[str, str, str, int] | None:
-    parts = raw.decode("utf-8", "surrogatepass").split("\0")
-    if len(parts) != 4 or not parts[3].isdecimal():
+    kind, _, rest = raw.decode("utf-8", "surrogatepass").partition("\0")
+    parts = rest.rsplit("\0", 2)  # a pillar may have a NUL; a type and a priority may not
+    if len(parts) != 3 or not parts[2].isdecimal():
         return None
     if len(_routes) >= _MOST_ROUTES:
         _routes.clear()
-    found = _routes[raw] = (parts[0], parts[1], parts[2], int(parts[3]) + 2)
+    found = _routes[raw] = (kind, parts[0], parts[1], int(parts[2]) + 2)
     return found
 
 

@@ -105,14 +105,15 @@ def _attributes_of(record: Record) -> dict[str, str]:
     except CodecError:
         return {}
     m = event.metadata
-    if event.headers is NO_HEADERS and not (
-        m.span_id
-        or m.parent_span_id
-        or m.target_pillar
-        or m.target_agent
-        or m.correlation_id
-        or m.causation_id
-        or m.tags
+    if (
+        event.headers is NO_HEADERS
+        and m.span_id is None
+        and m.parent_span_id is None
+        and m.target_pillar is None
+        and m.target_agent is None
+        and m.correlation_id is None
+        and m.causation_id is None
+        and not m.tags
     ):
         # Most events: they differ from others of their type and sender in three attributes only.
         kind = (
