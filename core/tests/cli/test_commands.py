@@ -4,8 +4,11 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -316,3 +319,56 @@ def test_handlers_that_cannot_be_imported(dimesh: Run, tmp_path: Path) -> None:
     ):
         (tmp_path / "dimesh.toml").write_text(f'[[handlers]]\ntopic = "t"\ncall = "{call}"\n')
         assert says in dimesh("run", code=ExitCode.CONFIGURATION).err
+
+
+def test_change_sources(dimesh: Run, tmp_path: Path) -> None:
+    """Check, follow, look at and forget a source of the settings; a gap is in the history, with what was deleted."""
+    from dimesh.backends.outbox import watch
+
+    def shop(*rows: tuple[int, str]) -> None:
+        (tmp_path / "shop.db").unlink(missing_ok=True)
+        with closing(sqlite3.connect(tmp_path / "shop.db")) as app, app:
+            app.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, product TEXT)")
+            app.executemany("INSERT INTO orders VALUES (?, ?)", rows)
+            watch(app, "orders")
+
+    def follow() -> None:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "dimesh", "run"],
+            cwd=tmp_path,
+            env=environment(),
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            until = time.monotonic() + 30
+            while time.monotonic() < until:
+                (row,) = dimesh("--output", "json", "cdc", "status").json
+                if row["phase"] == "stream" and row["repairs"] == repairs:
+                    return
+            raise AssertionError(row)
+        finally:
+            running.send_signal(signal.SIGINT)
+            running.wait(20)
+
+    shop((1, "lamp"), (2, "desk"))
+    (tmp_path / "dimesh.toml").write_text(
+        '[bus]\ndriver = "sqlite"\n[[sources]]\ndriver = "outbox"\nname = "shop"\nobjects = ["orders"]\n'
+        '[sources.options]\npath = "shop.db"\npoll = 0.05\n'
+    )
+    (row,) = dimesh("--output", "json", "cdc", "check").json
+    assert (row["source"], row["object"], row["state"]) == ("shop", "orders", "ok")
+    assert dimesh("cdc", "status").out.count("not begun") == 1
+    assert "nothing was missed" in dimesh("cdc", "history").out + dimesh("cdc", "history").err
+    repairs = 0
+    follow()
+    shop((2, "desk"), (3, "chair"))  # another database in its place: the position is lost, and so is order 1
+    repairs = 1
+    follow()
+    found = dimesh("--output", "json", "cdc", "history").json
+    assert [(line["what"], line["deleted"]) for line in found] == [("gap", None), ("repaired", 1)]
+    changes = dimesh("--output", "json", "tail", "cdc.outbox").lines
+    assert [e["payload"]["primary_key"] for e in changes if e["event_type"] == "cdc.delete"] == [{"id": 1}]
+    dimesh("cdc", "reset", "shop", "orders")
+    assert dimesh("cdc", "status").out.count("not begun") == 1
+    assert "captures orders" in dimesh("cdc", "reset", "shop", "nope", code=1).err
+    assert "there are: shop" in dimesh("cdc", "check", "shp", code=3).err

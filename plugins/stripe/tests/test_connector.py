@@ -152,7 +152,7 @@ async def test_storms_lose_nothing(
     await bus.subscribe("cdc.stripe", mirror, "mirror", start=StartAt.EARLIEST)
     for n in range(150):
         account.create("customer", {"name": f"c{n}"})
-    connector = connect(page=20, timeout=0.3)
+    connector = connect(page=20, timeout=2.0)
     await connector.start(["customer"])
     for n, kind in enumerate(
         ("rate_limit", "error", "truncated", "reset", "malformed", "conflict", "hang", "lock_timeout")

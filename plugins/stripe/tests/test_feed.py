@@ -46,11 +46,35 @@ async def test_an_event_that_can_be_listed_only_later(sandbox: StripeSandbox, so
     account.create("customer", {"name": "late"})
     account.late = 0.0
     account.create("customer", {"name": "prompt"})
-    changes, position = await read(source, "customer", position, 2)
-    assert [c.after["name"] for c in changes if c.after] == ["prompt", "late"]
+    changes, position = await read(source, "customer", position, 3)
+    assert [(c.operation.value, c.after["name"]) for c in changes if c.after] == [
+        ("insert", "prompt"),
+        ("insert", "late"),
+        ("snapshot", "late"),  # as it is now: a newer event of it may have come before
+    ]
     account.create("customer", {"name": "next"})
     changes, _ = await read(source, "customer", position, 1)
     assert [c.after["name"] for c in changes if c.after] == ["next"]
+
+
+async def test_a_late_event_does_not_bring_an_old_state_back(
+    sandbox: StripeSandbox, source: StripeSource
+) -> None:
+    """The older update of a row becomes visible after the newer one: in the end the row is as it is."""
+    account = sandbox.account
+    row, gone = account.create("customer", {"name": "0"}), account.create("customer", {"name": "0"})
+    position = await source.position("customer")
+    account.late = 0.5
+    account.update("customer", row["id"], {"name": "old"})
+    account.update("customer", gone["id"], {"name": "old"})
+    account.late = 0.0
+    account.update("customer", row["id"], {"name": "new"})
+    account.delete("customer", gone["id"])
+    changes, _ = await read(source, "customer", position, 6)
+    state: dict[str, str | None] = {}
+    for change in changes:
+        state[change.primary_key["id"]] = change.after["name"] if change.after else None
+    assert state == {row["id"]: "new", gone["id"]: None}
 
 
 async def test_many_events_of_one_second(sandbox: StripeSandbox, source: StripeSource) -> None:

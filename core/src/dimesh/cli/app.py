@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dimesh.cli.commands.admin import config, groups, plugins, topics
+from dimesh.cli.commands.cdc import cdc
 from dimesh.cli.commands.demo import demo
 from dimesh.cli.commands.dlq import dlq
 from dimesh.cli.commands.new import new
@@ -74,6 +75,7 @@ app.command()(topics)
 app.command()(groups)
 app.add_typer(dlq, name="dlq")
 app.command()(replay)
+app.add_typer(cdc, name="cdc")
 app.command()(plugins)
 app.add_typer(config, name="config")
 app.command()(doctor)

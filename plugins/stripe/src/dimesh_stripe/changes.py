@@ -68,6 +68,19 @@ def row_of(row: Mapping[str, Any], resource: Resource, read: float, api_version:
     )
 
 
+def deleted_row(id: str, resource: Resource, read: float) -> Change:
+    """A row that is found deleted when it is read."""
+    return Change(
+        identity=f"{id}:deleted",
+        operation=Operation.DELETE,
+        object=resource.name,
+        primary_key={"id": id},
+        before=None,
+        after=None,
+        timestamp=datetime.fromtimestamp(read, UTC),
+    )
+
+
 def before_of(row: Mapping[str, Any], previous: Mapping[str, Any]) -> dict[str, Any]:
     """The row as it was: old values laid over it, nested ones in part, lists whole. What is null in a nested place was
     not there.

@@ -18,8 +18,8 @@ from dimesh.capabilities import Capabilities, Capability
 from dimesh.clock import Clock
 from dimesh.errors import CredentialsError, SourceObjectError, SourcePositionLostError, SourceUnavailableError
 from dimesh.spi.budget import Urgency
-from dimesh.spi.cdc import ChangeBatch, CheckResult
-from dimesh_stripe.changes import change_of, row_of
+from dimesh.spi.cdc import Change, ChangeBatch, CheckResult
+from dimesh_stripe.changes import change_of, deleted_row, row_of
 from dimesh_stripe.client import Client, CursorGoneError
 from dimesh_stripe.options import RETENTION, StripeOptions
 from dimesh_stripe.resources import RESOURCES, Resource
@@ -159,8 +159,11 @@ class StripeSource:
                 reread = self._clock.monotonic() + self.options.reread
                 events = await self._recent(resource, at)
                 if events:
+                    late = [e for e in events if at.newest is not None and e["created"] <= at.created]
+                    changes = [change_of(event, resource) for event in events]
+                    changes += await self._as_now(resource, late)
                     at = self._moved(at, events)
-                    yield ChangeBatch([change_of(event, resource) for event in events], _encode(at))
+                    yield ChangeBatch(changes, _encode(at))
             try:
                 async with asyncio.timeout(self.options.poll):
                     await hint.wait()
@@ -199,6 +202,25 @@ class StripeSource:
         # Within a second the list's own order is the best there is.
         found.reverse()
         return sorted(found, key=lambda event: event["created"])
+
+    async def _as_now(self, resource: Resource, late: Sequence[Row]) -> list[Change]:
+        """The rows of events that came late, as they are now: newer events of them may have been handed out before."""
+        found: list[Change] = []
+        for id in dict.fromkeys(e["data"]["object"].get("id") for e in late):
+            if id is not None:
+                try:
+                    row = await self._client.get(
+                        f"/v1/{resource.path}/{id}", {}, Urgency.STREAM, resource.name
+                    )
+                except SourceObjectError:
+                    continue  # not to be read one by one, or gone without a trace
+                read = self._clock.time()
+                if row.get("deleted"):
+                    found.append(deleted_row(id, resource, read))
+                else:
+                    whole = await self._whole(resource, row)
+                    found.append(row_of(whole, resource, read, self.options.api_version))
+        return found
 
     def _moved(self, at: FeedPosition, events: Sequence[Row]) -> FeedPosition:
         newest, created = at.newest, at.created
