@@ -152,17 +152,18 @@ async def test_storms_lose_nothing(
     await bus.subscribe("cdc.stripe", mirror, "mirror", start=StartAt.EARLIEST)
     for n in range(150):
         account.create("customer", {"name": f"c{n}"})
-    connector = connect(page=20, timeout=2.0)
+    connector = connect(page=20, timeout=1.0)
     await connector.start(["customer"])
-    for n, kind in enumerate(
-        ("rate_limit", "error", "truncated", "reset", "malformed", "conflict", "hang", "lock_timeout")
-    ):
+    await until(lambda: len(mirror.rows) == 150)
+    kinds = ("rate_limit", "error", "truncated", "reset", "malformed", "conflict", "hang", "lock_timeout")
+    for n, kind in enumerate(kinds):
         sandbox.faults.plan(kind, times=2)  # type: ignore[arg-type]
         account.late = 0.4 if n % 2 else 0.0
         for m in range(10):
             account.create("customer", {"name": f"{kind}{m}"})
         account.update("customer", account.rows("customer")[-1]["id"], {"name": f"after {kind}"})
         await until(lambda: not sandbox.faults._planned)
+        await until(lambda: len(mirror.rows) == len(truth(sandbox)))
     await until(lambda: mirror.rows == truth(sandbox), 2)
     await connector.disconnect()
 
