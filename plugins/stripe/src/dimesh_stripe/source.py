@@ -157,9 +157,8 @@ class StripeSource:
             # After that: only a position that the service still knows says that nothing has aged out in between.
             if self._clock.monotonic() >= reread or at.newest is None:
                 reread = self._clock.monotonic() + self.options.reread
-                events = await self._recent(resource, at)
+                events, late = await self._recent(resource, at)
                 if events:
-                    late = [e for e in events if at.newest is not None and e["created"] <= at.created]
                     changes = [change_of(event, resource) for event in events]
                     changes += await self._as_now(resource, late)
                     at = self._moved(at, events)
@@ -193,15 +192,25 @@ class StripeSource:
             ) from error
         return found["data"][::-1], found["has_more"]
 
-    async def _recent(self, resource: Resource, at: FeedPosition) -> list[Row]:
-        """Events of the overlap that were not handed out, oldest first."""
+    async def _recent(self, resource: Resource, at: FeedPosition) -> tuple[list[Row], list[Row]]:
+        """Events of the overlap that were not handed out, oldest first; and those of them that came late, since one that is
+        newer was handed out before.
+        """
         since = at.created - int(self.options.overlap) - 1
         found: list[Row] = []
+        late: list[Row] = []
+        known = False
         async for page in self._pages(resource, {"created[gte]": since}):
-            found += [event for event in page if event["id"] not in at.recent and event["id"] != at.newest]
+            for event in page:
+                if event["id"] in at.recent or event["id"] == at.newest:
+                    known = True
+                else:
+                    found.append(event)
+                    if known:
+                        late.append(event)
         # Within a second the list's own order is the best there is.
         found.reverse()
-        return sorted(found, key=lambda event: event["created"])
+        return sorted(found, key=lambda event: event["created"]), late
 
     async def _as_now(self, resource: Resource, late: Sequence[Row]) -> list[Change]:
         """The rows of events that came late, as they are now: newer events of them may have been handed out before."""
