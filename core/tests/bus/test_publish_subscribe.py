@@ -324,3 +324,35 @@ async def test_alone_is_alone_whatever_the_bus_says(make_bus: Callable[..., Even
     }
     with pytest.raises(ConfigurationError, match="not both"):
         await bus.subscribe("t", alone, alone=True, group="team")
+
+
+async def test_what_is_done_while_a_commit_is_on_its_way_is_committed_too(bus: EventBus) -> None:
+    """The last event is handled while the commit of those before it is being written, and nothing comes after it."""
+    writing, written = asyncio.Event(), asyncio.Event()
+
+    async def handle(e: Event) -> None:
+        if e.payload["n"] == 1:
+            await writing.wait()
+            written.set()
+
+    await bus.subscribe("t", handle, "g")
+    stream = bus.subscription("g").stream
+    commit = stream.commit
+
+    async def slow(positions: dict[int, int]) -> None:
+        writing.set()
+        await written.wait()
+        await asyncio.sleep(0)  # the worker notes that it is done
+        await asyncio.sleep(0)
+        await commit(positions)
+
+    stream.commit = slow  # type: ignore[method-assign, assignment]
+    await bus.publish("t", event(0), key="a")
+    await bus.publish("t", event(1), key="b")
+
+    async def committed() -> bool:
+        return sum(g.lag or 0 for g in await bus.backend.groups()) == 0
+
+    async with asyncio.timeout(10):
+        while not await committed():
+            await asyncio.sleep(0.01)

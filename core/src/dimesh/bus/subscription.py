@@ -341,7 +341,8 @@ class Subscription:
                 errors += 1
                 again += BACKOFF.delay(errors, self.bus.rng)
                 log.warning("subscription %s: commit failed, again in %.1f s: %s", self.id, again, error)
-            if (self.in_flight or errors) and self._commit_timer is None:
+            # What was done while the commit was on its way needs another one, although nothing may come any more.
+            if (self.in_flight or self.uncommitted or errors) and self._commit_timer is None:
                 self._commit_timer = self.bus.clock.call_later(again, self.commit_wanted.set)
 
     async def _commit(self) -> None:
