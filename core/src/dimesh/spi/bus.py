@@ -432,7 +432,7 @@ class BusBackend(Protocol):
 
         Raises:
             TopicNotFoundError: no such topic.
-            NotOfferedError: no ``REPLAY``.
+            NotOfferedError: no ``LOOK_BACK``.
         """
         ...
 
