@@ -300,3 +300,27 @@ async def test_a_closed_bus_says_so(bus: EventBus) -> None:
         await bus.publish("t", event())
     with pytest.raises(BusClosedError):
         await bus.subscribe("t", Recorder())
+
+
+async def test_alone_is_alone_whatever_the_bus_says(make_bus: Callable[..., EventBus]) -> None:
+    """A bus with a consumer group: what says that it is alone sees everything, and so do the bus's own replies."""
+    bus = make_bus(consumer_group="team")
+    one, two, alone = Recorder(), Recorder(), Recorder()
+    await bus.subscribe("t", one)
+    await bus.subscribe("t", two)
+    await bus.subscribe("t", alone, "named", alone=True)
+    await bus.publish_many("t", [event(n) for n in range(20)])
+    await eventually(lambda: len(one.numbers + two.numbers) == len(alone.numbers) == 20)
+    assert sorted(one.numbers + two.numbers) == alone.numbers == list(range(20))
+
+    async def answer(asked: Event) -> Event:
+        return event(asked.payload)
+
+    await bus.subscribe("questions", answer, "server")
+    await bus.request("questions", event(1))
+    assert {(g.topic, g.group) for g in await bus.backend.groups()} == {
+        ("t", "team"),
+        ("questions", "server"),
+    }
+    with pytest.raises(ConfigurationError, match="not both"):
+        await bus.subscribe("t", alone, alone=True, group="team")

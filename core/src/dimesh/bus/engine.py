@@ -235,7 +235,7 @@ class EventBus:
         timeout: float | None = None,
         state: Mapping[str, bytes] | None = None,
     ) -> list[Receipt]:
-        """Publish events in order, all or none.
+        """Publish events in order.
 
         Args:
             key: one ordering key for all; by default each event's own.
@@ -243,7 +243,8 @@ class EventBus:
             state: values to store in the same transaction, where the backend offers ``atomic-state``.
 
         Raises:
-            What :meth:`publish` raises; then none of them was published (or, after a PublishError, maybe all).
+            What :meth:`publish` raises; then none of them was published, except after a PublishError: then any of
+                them may have been. Publishing all of them again is safe.
         """
         if not self._open or self._closed:
             await self._ensure_open()
@@ -323,6 +324,7 @@ class EventBus:
         start: Start = StartAt.LATEST,
         reset: bool = False,
         produce_to: str | None = None,
+        alone: bool = False,
         options: SubscriptionOptions | None = None,
         middleware: Sequence[Middleware] = (),
     ) -> str:
@@ -341,6 +343,7 @@ class EventBus:
             produce_to: a topic for what the handler returns (an event, several, or None). Where the backend states
                 ``transactions``, the events and the position of what was handled take effect together, so that each
                 event is answered once, whatever crashes; else the events come first and may come twice.
+            alone: without a group, whatever the id and the bus's ``consumer_group`` are.
             options: concurrency, retries, time limits, de-duplication.
             middleware: wraps the handler; the first is the outermost.
 
@@ -351,7 +354,9 @@ class EventBus:
         """
         await self._ensure_open()
         check_topic(topic)
-        if group is None:
+        if alone and group is not None:
+            raise ConfigurationError("a subscription is alone or in a group, not both")
+        if group is None and not alone:
             group = subscription_id or self._consumer_group
         if group is not None:
             check_group(group)

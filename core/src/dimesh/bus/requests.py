@@ -87,6 +87,7 @@ class Requests:
             self._topic,
             EventHandler(self._receive, name="dimesh.replies"),
             start=StartAt.LATEST,
+            alone=True,
             options=SubscriptionOptions(handler_timeout=None, dedup_window=0),
         )
 
