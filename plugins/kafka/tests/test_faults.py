@@ -173,6 +173,39 @@ async def test_a_message_too_large_is_refused_and_the_next_is_taken(
     await bus.close()
 
 
+async def test_after_a_publish_error_any_of_the_events_may_be_there(
+    make: Callable[..., KafkaBackend], topic: str
+) -> None:
+    """One partition takes its batch, the other refuses its own; the error says nothing of the first. Publishing all of them
+    again is safe.
+    """
+    bus = EventBus(make())
+    await bus.open()
+    await bus.backend.admin.create(topic, TopicConfig(partitions=2), **{"max.message.bytes": "2000"})  # type: ignore[attr-defined]
+    handled: list[Any] = []
+    await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+    fits, too_large = Event("a.b", None, "fits"), Event("a.b", None, "x" * 5_000)
+    for _ in range(2):
+        with pytest.raises(PublishError, match="larger than the topic takes") as caught:
+            await bus.publish_many(topic, [fits, too_large], keys=["k0", "k3"])  # of different partitions
+        assert "nothing was published" not in str(caught.value)
+    await until(lambda: handled == ["fits"])
+    await bus.close()
+
+
+async def test_a_batch_that_the_topic_does_not_take(make: Callable[..., KafkaBackend], topic: str) -> None:
+    """The broker's limit is one of batches: what is refused may be many small events, and is taken in smaller batches."""
+    buses = [EventBus(make()), EventBus(make(batch_size=1_500))]
+    events = [Event("a.b", None, n) for n in range(100)]
+    await buses[0].open()
+    await buses[0].backend.admin.create(topic, TopicConfig(partitions=1), **{"max.message.bytes": "2000"})  # type: ignore[attr-defined]
+    with pytest.raises(PublishError, match=r"a batch is larger than the topic takes.*lower batch_size"):
+        await buses[0].publish_many(topic, events)
+    await buses[1].publish_many(topic, events)
+    for bus in buses:
+        await bus.close()
+
+
 async def test_a_topic_is_deleted_by_somebody_else(make: Callable[..., KafkaBackend], topic: str) -> None:
     """The subscription ends; a new one, on a new topic, works."""
     bus, other = EventBus(make()), EventBus(make())

@@ -63,7 +63,13 @@ class KafkaBackend:
         self.options = options
         self.clock = clock
         self.clients = Clients(options)
-        order = Support.FULL if options.partition_by == "key" else Support.PARTIAL
+        by_key = options.partition_by == "key"
+        notes = {
+            Capability.POWER_SAFE: "brokers flush late: what counts is that not all copies lose power at once",
+            Capability.COUNTED_LAG: "by offsets, of which markers of transactions take some",
+        }
+        if not by_key:
+            notes[Capability.KEY_ORDER] = "where all events of a key agree in what 'partition_by' names"
         self.capabilities = Capabilities(
             Capability.DURABLE,
             Capability.REPLAY,
@@ -77,13 +83,9 @@ class KafkaBackend:
             Capability.COUNTED_LAG,
             Capability.SEGMENT_RETENTION,
             Capability.TOPIC_ADMIN,
-            key_order=order,
+            key_order=Support.FULL if by_key else Support.PARTIAL,
             power_safe=Support.PARTIAL,
-            notes={
-                Capability.KEY_ORDER: "where all events of a key agree in what 'partition_by' names",
-                Capability.POWER_SAFE: "brokers flush late: what counts is that not all copies lose power at once",
-                Capability.COUNTED_LAG: "by offsets, of which markers of transactions take some",
-            },
+            notes=notes,
         )
         self.streams: set[KafkaStream] = set()
         self._ends: dict[tuple[str, int], int] = {}

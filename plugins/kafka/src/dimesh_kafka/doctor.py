@@ -100,9 +100,9 @@ async def _round_trip(backend: KafkaBackend, topic: str) -> AsyncIterator[Findin
     )
     try:
         await backend.seek_group(topic, "dimesh-doctor", StartAt.EARLIEST)
-        yield Finding("groups", True, "can commit")
+        yield Finding("group rights", True, "can commit")
     except DimeshError as error:
-        yield Finding("groups", False, str(error))
+        yield Finding("group rights", False, str(error))
 
 
 async def _lag(backend: KafkaBackend, admin: Admin) -> AsyncIterator[Finding]:
