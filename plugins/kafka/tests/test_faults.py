@@ -353,6 +353,24 @@ async def test_start_at_a_time_across_partitions(make: Callable[..., KafkaBacken
     await bus.close()
 
 
+async def test_partitions_that_were_added_are_published_to(
+    make: Callable[..., KafkaBackend], topic: str
+) -> None:
+    """By a publisher, and by a transaction, whose clients know the topic as it was."""
+    bus = EventBus(make())
+    await bus.open()
+    await bus.backend.create_topic(topic, TopicConfig(partitions=1))
+    await bus.publish(topic, Event("a.b"))
+    await bus.publish_many(topic, [Event("a.b")], state={"s": b"1"})
+    await bus.backend.create_topic(topic, TopicConfig(partitions=4))
+    events, keys = [Event("a.b") for _ in range(20)], [f"k{n}" for n in range(20)]
+    async with deadline():
+        for state in (None, {"s": b"2"}):
+            receipts = await bus.publish_many(topic, events, keys=keys, state=state)
+            assert {r.position.partition for r in receipts if r.position} == {0, 1, 2, 3}
+    await bus.close()
+
+
 async def test_a_broker_that_is_not_there_is_a_clear_error(new_backend: Callable[..., KafkaBackend]) -> None:
     nobody = free_ports(1)[0]
     backend = new_backend(bootstrap_servers=f"127.0.0.1:{nobody}", request_timeout=2.0)
