@@ -198,6 +198,7 @@ class Mesh:
             handler,
             group=group,
             start=StartAt(section.start),
+            produce_to=section.produce_to,
             options=SubscriptionOptions(
                 concurrency=section.concurrency,
                 max_in_flight=section.max_in_flight,

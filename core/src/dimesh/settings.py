@@ -98,6 +98,8 @@ class HandlerSection(_Section):
     pillars: list[str] = Field(default_factory=list)
     priorities: list[Literal["low", "normal", "high", "critical"]] = Field(default_factory=list)
     start: Literal["earliest", "latest"] = "latest"
+    produce_to: str | None = None
+    """A topic for what the handler returns: an event, several, or None. Not with ``batch_size``."""
     concurrency: int = Field(default=16, ge=1)
     max_in_flight: int = Field(default=1_000, ge=1)
     attempts: int = Field(default=5, ge=1)

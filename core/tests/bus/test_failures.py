@@ -22,7 +22,7 @@ from dimesh import (
 from dimesh.bus.redrive import MAX_REDRIVES, DeadLetters
 from dimesh.bus.requests import RemoteError
 from dimesh.errors import BackpressureError, ConfigurationError, RequestTimeoutError, TopicNotFoundError
-from dimesh.spi.bus import Record
+from dimesh.spi.bus import Record, TopicConfig, TopicInfo
 
 from .conftest import Recorder, event, eventually, eventually_async
 
@@ -296,6 +296,45 @@ async def test_a_dead_letter_that_fails_again_stays_where_it_is(bus: EventBus) -
     await eventually(lambda: bus.stats()["watch"].dead_lettered == 1)
     assert len(await DeadLetters(bus).entries("t")) == 1
     assert "t.dlq.dlq" not in [t.name for t in await bus.backend.topics()]
+
+
+async def test_a_dead_letter_topic_that_is_there_keeps_its_settings(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where listing the topics leaves it out, which a broker does with what one may not look at."""
+    await bus.open()
+    made = await bus.backend.create_topic("t.dlq", TopicConfig(partitions=3, retention_records=7))
+
+    async def none() -> list[TopicInfo]:
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bus.backend, "topics", none)
+        await bus.subscribe("t", Recorder(lambda _: RejectError("no")), "g")
+        await bus.publish("t", event())
+        await eventually(lambda: bus.stats()["g"].dead_lettered == 1)
+    await dead(bus)
+    (found,) = [topic for topic in await bus.backend.topics() if topic.name == "t.dlq"]
+    assert found.config == made.config
+    assert found.partitions == 3
+
+
+async def test_a_dead_letter_topic_that_somebody_else_makes_meanwhile(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With other settings: that is fine, and no failure that is tried again."""
+    await bus.open()
+    create = bus.backend.create_topic
+
+    async def late(name: str, config: TopicConfig) -> TopicInfo:
+        await create(name, TopicConfig(partitions=3))
+        return await create(name, config)
+
+    monkeypatch.setattr(bus.backend, "create_topic", late)
+    await bus.subscribe("t", Recorder(lambda _: RejectError("no")), "g")
+    await bus.publish("t", event())
+    await dead(bus)
+    assert "cannot dead-letter" not in caplog.text
 
 
 async def test_repeats_are_dropped_by_id(make_bus: Callable[..., EventBus]) -> None:

@@ -104,7 +104,9 @@ async def test_dead_letters(dimesh: Dimesh, new_backend: Callable[..., KafkaBack
 
 
 async def test_doctor_proves_by_doing(dimesh: Dimesh) -> None:
-    said = await asyncio.to_thread(dimesh, "doctor")
+    said = await asyncio.to_thread(dimesh, "--output", "json", "doctor")
+    checks = [row["check"] for row in lines(said)]
+    assert len(checks) == len(set(checks)), "each check has a name of its own"
     for word in (
         "round trip",
         "encryption",

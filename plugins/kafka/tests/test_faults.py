@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +19,7 @@ import pytest
 
 from dimesh import Event, EventBus, StartAt
 from dimesh.errors import BusError, PublishError
-from dimesh.spi.bus import TopicConfig
+from dimesh.spi.bus import Subscribe, TopicConfig
 from dimesh_contracts.proxy import FaultProxy
 from dimesh_contracts.waiting import be_patient, deadline, eventually, until
 from dimesh_kafka.backend import KafkaBackend
@@ -167,6 +169,39 @@ async def test_a_message_too_large_is_refused_and_the_next_is_taken(
     await bus.close()
 
 
+async def test_after_a_publish_error_any_of_the_events_may_be_there(
+    make: Callable[..., KafkaBackend], topic: str
+) -> None:
+    """One partition takes its batch, the other refuses its own; the error says nothing of the first. Publishing all of them
+    again is safe.
+    """
+    bus = EventBus(make())
+    await bus.open()
+    await bus.backend.admin.create(topic, TopicConfig(partitions=2), **{"max.message.bytes": "2000"})  # type: ignore[attr-defined]
+    handled: list[Any] = []
+    await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+    fits, too_large = Event("a.b", None, "fits"), Event("a.b", None, "x" * 5_000)
+    for _ in range(2):
+        with pytest.raises(PublishError, match="larger than the topic takes") as caught:
+            await bus.publish_many(topic, [fits, too_large], keys=["k0", "k3"])  # of different partitions
+        assert "nothing was published" not in str(caught.value)
+    await until(lambda: handled == ["fits"])
+    await bus.close()
+
+
+async def test_a_batch_that_the_topic_does_not_take(make: Callable[..., KafkaBackend], topic: str) -> None:
+    """The broker's limit is one of batches: what is refused may be many small events, and is taken in smaller batches."""
+    buses = [EventBus(make()), EventBus(make(batch_size=1_500))]
+    events = [Event("a.b", None, n) for n in range(100)]
+    await buses[0].open()
+    await buses[0].backend.admin.create(topic, TopicConfig(partitions=1), **{"max.message.bytes": "2000"})  # type: ignore[attr-defined]
+    with pytest.raises(PublishError, match=r"a batch is larger than the topic takes.*lower batch_size"):
+        await buses[0].publish_many(topic, events)
+    await buses[1].publish_many(topic, events)
+    for bus in buses:
+        await bus.close()
+
+
 async def test_a_topic_is_deleted_by_somebody_else(make: Callable[..., KafkaBackend], topic: str) -> None:
     """The subscription ends; a new one, on a new topic, works."""
     bus, other = EventBus(make()), EventBus(make())
@@ -311,6 +346,118 @@ async def test_start_at_a_time_across_partitions(make: Callable[..., KafkaBacken
     await bus.subscribe(topic, lambda e: handled.append(e.payload), start=moment)
     await until(lambda: len(handled) == 30)
     assert sorted(handled) == list(range(30, 60))
+    await bus.close()
+
+
+async def test_partitions_that_were_added_are_published_to(
+    make: Callable[..., KafkaBackend], topic: str
+) -> None:
+    """By a publisher, and by a transaction, whose clients know the topic as it was."""
+    bus = EventBus(make())
+    await bus.open()
+    await bus.backend.create_topic(topic, TopicConfig(partitions=1))
+    await bus.publish(topic, Event("a.b"))
+    await bus.publish_many(topic, [Event("a.b")], state={"s": b"1"})
+    await bus.backend.create_topic(topic, TopicConfig(partitions=4))
+    events, keys = [Event("a.b") for _ in range(20)], [f"k{n}" for n in range(20)]
+    async with deadline():
+        for state in (None, {"s": b"2"}):
+            receipts = await bus.publish_many(topic, events, keys=keys, state=state)
+            assert {r.position.partition for r in receipts if r.position} == {0, 1, 2, 3}
+    await bus.close()
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
+    """What the bus logged about positions: level and message."""
+    caplog.set_level(logging.INFO, "dimesh.bus.kafka")
+
+    def find() -> list[tuple[str, str]]:
+        return [(r.levelname, r.getMessage()) for r in caplog.records if "position" in r.getMessage()]
+
+    return find
+
+
+async def test_a_group_handles_what_came_into_partitions_that_were_added_while_it_was_away(
+    make: Callable[..., KafkaBackend], topic: str, said: Callable[[], list[tuple[str, str]]]
+) -> None:
+    bus = EventBus(make())
+    await bus.open()
+    await bus.backend.create_topic(topic, TopicConfig(partitions=1))
+    handled: list[int] = []
+    name = await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+    ((level, message),) = said()
+    assert level == "INFO"
+    assert "begins at latest" in message
+    assert "offsets.retention.minutes" in message
+    await bus.unsubscribe(name)
+    await bus.backend.create_topic(topic, TopicConfig(partitions=4))
+    await bus.publish_many(
+        topic, [Event("a.b", None, n) for n in range(20)], keys=[f"k{n}" for n in range(20)]
+    )
+    await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+    await until(lambda: len(handled) == 20)
+    assert sorted(handled) == list(range(20))
+    level, message = said()[-1]
+    assert level == "INFO"
+    assert "partitions [1, 2, 3]" in message
+    await bus.close()
+
+
+async def test_partitions_that_were_added_while_members_run(
+    make: Callable[..., KafkaBackend], topic: str, said: Callable[[], list[tuple[str, str]]]
+) -> None:
+    """A member that comes later does not take them for forgotten ones."""
+    backends = make(), make()
+    for backend in backends:  # whose clients look for partitions more often than every five minutes
+        backend.clients.consumer = partial(backend.clients.consumer, metadata_max_age_ms=300)  # type: ignore[method-assign]
+    one, two = map(EventBus, backends)
+    await one.open()
+    await one.backend.create_topic(topic, TopicConfig(partitions=1))
+    handled: list[int] = []
+    await one.subscribe(topic, lambda e: handled.append(e.payload), "one", group="g")
+    await one.publish(topic, Event("a.b", None, -1))
+    await until(lambda: handled == [-1])
+    await one.backend.create_topic(topic, TopicConfig(partitions=4))
+    await one.publish_many(
+        topic, [Event("a.b", None, n) for n in range(20)], keys=[f"k{n}" for n in range(20)]
+    )
+    await two.subscribe(topic, lambda e: handled.append(e.payload), "two", group="g")
+    await until(lambda: len(set(handled)) == 21)
+    assert {level for level, _ in said()} == {"INFO"}
+    assert any("added since" in message for _, message in said())
+    await one.close()
+    await two.close()
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["away", "opened"])
+async def test_a_position_that_the_broker_has_forgotten_is_said(
+    make: Callable[..., KafkaBackend],
+    topic: str,
+    said: Callable[[], list[tuple[str, str]]],
+    monkeypatch: pytest.MonkeyPatch,
+    opened: bool,
+) -> None:
+    """One that is left on a later partition gives it away; so does the member's own, when it comes back after long."""
+    backend = make()
+    bus = EventBus(backend)
+    await bus.open()
+    await backend.create_topic(topic, TopicConfig(partitions=2))
+    for key in ("k0", "k3"):  # of different partitions
+        await bus.publish(topic, Event("a.b", None, key), key=key)
+    await backend.admin.move(topic, "g", {0 if opened else 1: 1})
+    if opened:
+        # Had it not been forgotten since, it would have been there when the member came.
+        async def found(request: Subscribe, numbers: Sequence[int]) -> int:
+            return len(numbers)
+
+        monkeypatch.setattr(backend, "_found_group", found)
+    handled: list[str] = []
+    await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")
+    await until(lambda: handled == ["k0" if opened else "k3"])
+    ((level, message),) = said()
+    assert level == "WARNING"
+    assert f"forgotten the position of group g on partitions [{int(opened)}]" in message
     await bus.close()
 
 

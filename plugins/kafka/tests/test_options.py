@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dimesh import EventBusFactory
+from dimesh.capabilities import Capability, Support
 from dimesh.errors import ConfigurationError
 
 HOST = "127.0.0.1:9092"
@@ -91,3 +92,10 @@ def test_both_ways_to_make_a_bus() -> None:
     also = EventBusFactory.create("kafka", bootstrap_servers=HOST, consumer_group="growth")
     assert made.backend.name == also.backend.name == "kafka"
     assert made.capabilities == also.capabilities
+
+
+@pytest.mark.parametrize("rule", ["key", "event", "pillar", "tenant"])
+def test_what_is_partly_offered_says_when(rule: str) -> None:
+    capabilities = EventBusFactory.create("kafka", bootstrap_servers=HOST, partition_by=rule).capabilities
+    whole = capabilities[Capability.KEY_ORDER] is Support.FULL
+    assert whole == (rule == "key") == (capabilities.note(Capability.KEY_ORDER) == "")

@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from dimesh import Event, EventBus
+from dimesh import Event, EventBus, RejectError
 from dimesh.errors import BusError, DimeshError
 from dimesh.spi.bus import TopicConfig
 from dimesh_contracts.waiting import until
@@ -201,11 +201,15 @@ def alice(new_backend: Make, kafka: KafkaCluster) -> Make:
     return lambda **more: new_backend(bootstrap_servers=kafka.servers("SASL"), **options, **more)
 
 
-def allow(kafka: KafkaCluster, kind: ResourceType, name: str, *operations: AclOperation) -> None:
+def allow(
+    kafka: KafkaCluster,
+    kind: ResourceType,
+    name: str,
+    *operations: AclOperation,
+    pattern: ResourcePatternType = ResourcePatternType.PREFIXED,
+) -> None:
     bindings = [
-        AclBinding(
-            kind, name, ResourcePatternType.PREFIXED, "User:alice", "*", operation, AclPermissionType.ALLOW
-        )
+        AclBinding(kind, name, pattern, "User:alice", "*", operation, AclPermissionType.ALLOW)
         for operation in operations
     ]
     client = AdminClient({"bootstrap.servers": kafka.servers()})
@@ -243,6 +247,42 @@ async def test_a_missing_acl_is_named(
     await bus.publish(topic, Event("a.b", None, "in"))
     await until(lambda: handled == ["in"])
     await bus.close()
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_dead_letters_of_who_may_not_look_at_their_topic(
+    new_backend: Make, kafka: KafkaCluster, alice: Make, topic: str, namespace: str, there: bool
+) -> None:
+    """It may only be written. One that the administrator made keeps its settings; one that is missing is made."""
+    admin = new_backend()
+    await admin.open()
+    await admin.create_topic(topic, _ONE)
+    config = TopicConfig(partitions=3, retention_seconds=3_600)
+    if there:
+        await admin.create_topic(f"{topic}.dlq", config)
+    else:
+        config = TopicConfig(partitions=1, retention_seconds=30 * 86_400)
+    for name, *operations in (
+        (topic, AclOperation.READ, AclOperation.WRITE),
+        (f"{topic}.dlq", AclOperation.WRITE, *(() if there else (AclOperation.CREATE,))),
+        (namespace, AclOperation.CREATE, AclOperation.READ, AclOperation.WRITE),
+    ):
+        kind = ResourcePatternType.LITERAL if name == topic else ResourcePatternType.PREFIXED
+        await asyncio.to_thread(allow, kafka, ResourceType.TOPIC, name, *operations, pattern=kind)
+    await asyncio.to_thread(allow, kafka, ResourceType.GROUP, f"team@{topic}", AclOperation.READ)
+
+    async def refuse(event: Event) -> None:
+        raise RejectError("no")
+
+    bus = EventBus(alice(request_timeout=4.0))
+    await bus.subscribe(topic, refuse, "team")
+    await bus.publish(topic, Event("a.b"))
+    await until(lambda: bus.stats()["team"].dead_lettered == 1)
+    await bus.close()
+    (found,) = [info for info in await admin.topics() if info.name == f"{topic}.dlq"]
+    assert found.config == config
+    assert found.records == 1
+    await admin.close()
 
 
 async def _eventually_publishes(bus: EventBus, topic: str) -> None:

@@ -229,7 +229,10 @@ class Subscribing(BusHarness):
         """
         with pytest.raises(TopicNotFoundError):
             await backend.read(topic, StartAt.EARLIEST, 10)
+        with pytest.raises(TopicNotFoundError):
+            await backend.read(topic, {}, 10)
         await backend.append(topic, [record(n) for n in range(25)])
+        assert list(await backend.read(topic, {}, 10)) == []
         found: list[Any] = []
         page = list(await backend.read(topic, StartAt.EARLIEST, 10))
         following: dict[int, int] = {}

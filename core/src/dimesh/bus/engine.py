@@ -27,6 +27,7 @@ from dimesh.errors import (
     DimeshError,
     EventError,
     NotOfferedError,
+    TopicNotFoundError,
 )
 from dimesh.events.event import Event
 from dimesh.events.ids import new_event_id
@@ -452,12 +453,27 @@ class EventBus:
             await self.reply(event, None, failure.reason)
 
     async def _ensure_dead_letters(self, name: str) -> None:
-        # Made on purpose and not by the first append: a backend may keep nothing by default.
+        # Made on purpose and not by the first append: a backend may keep nothing by default. One that is there keeps the
+        # settings that it has, so it is looked for first: create_topic would change them.
         if name in self._dead_letter_topics or Capability.TOPIC_ADMIN not in self.capabilities:
             return
-        if all(topic.name != name for topic in await self.backend.topics()):
-            await self.backend.create_topic(name, self._dead_letter_config())
+        if not await self._has_topic(name):
+            try:
+                await self.backend.create_topic(name, self._dead_letter_config())
+            except DimeshError as error:
+                if not await self._has_topic(name):
+                    raise
+                log.debug("topic %s is there, and is left as it is: %s", name, error)
         self._dead_letter_topics.add(name)
+
+    async def _has_topic(self, name: str) -> bool:
+        try:
+            await self.backend.read(name, {}, 1)
+        except TopicNotFoundError:
+            return False
+        except NotOfferedError:
+            return any(topic.name == name for topic in await self.backend.topics())
+        return True
 
     def _dead_letter_config(self) -> TopicConfig:
         if Capability.RETENTION in self.capabilities:

@@ -428,7 +428,8 @@ class BusBackend(Protocol):
     ) -> Sequence[Delivery]:
         """Look at records without a group: at most ``limit`` from each partition named in ``start`` (all of them
         for EARLIEST or a time), in the order they were taken as far as the backend knows it. Returns at once,
-        with nothing if there is nothing. An offset below the oldest record begins at the oldest.
+        with nothing if there is nothing. An offset below the oldest record begins at the oldest. Where no partition is
+        named, all that is found out is whether the topic is there.
 
         Raises:
             TopicNotFoundError: no such topic.

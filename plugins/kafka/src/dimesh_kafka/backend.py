@@ -38,7 +38,7 @@ from dimesh_kafka.failures import connection_error
 from dimesh_kafka.options import KafkaOptions
 from dimesh_kafka.publisher import Publisher
 from dimesh_kafka.reader import Reader
-from dimesh_kafka.stream import KafkaStream
+from dimesh_kafka.stream import KafkaStream, tell_begun
 from dimesh_kafka.tables import Tables
 from dimesh_kafka.transactions import Transactor
 
@@ -307,21 +307,38 @@ class KafkaBackend:
         if request.group is None:
             await stream.open_alone(await self._reader.resolve(topic, numbers, request.start))
         else:
-            await self._found_group(request, numbers)
-            await stream.open_member()
+            await stream.open_member(await self._found_group(request, numbers))
         self.streams.add(stream)
         return stream
 
-    async def _found_group(self, request: Subscribe, numbers: Sequence[int]) -> None:
-        """A group has a position on every partition from its first subscription on, before anybody joins."""
+    async def _found_group(self, request: Subscribe, numbers: Sequence[int]) -> int:
+        """A group has a position on every partition from its first subscription on, before anybody joins. So one that has
+        some, but not all, is not new, and reads the others from their beginning. Returns the number of partitions up to
+        the last one with a position.
+        """
         topic, group = request.topic, request.group
         assert group is not None
         committed = await self.admin.committed(topic, group)
         fresh = [number for number in numbers if request.reset or number not in committed]
-        if fresh:
-            begin = await self._reader.resolve(topic, numbers, request.start)
+        if not fresh:
+            return len(numbers)
+        is_new = request.reset or not committed
+        begin = await self._reader.resolve(topic, fresh, request.start if is_new else StartAt.EARLIEST)
+        before = max(committed, default=-1) + 1
+        if not await self.admin.move(topic, group, begin):
             # It has members: they have seen to it, and a reset would take the ground from under them.
-            await self.admin.move(topic, group, {number: begin[number] for number in fresh})
+            return before
+        if not is_new:
+            tell_begun(group, topic, fresh, before)
+        elif not request.reset:
+            log.info(
+                "group %s of topic %s has no position and begins at %s; if it was there before, the broker has forgotten "
+                "it (offsets.retention.minutes)",
+                group,
+                topic,
+                request.start.value if isinstance(request.start, StartAt) else request.start,
+            )
+        return len(numbers)
 
     async def read(
         self, topic: str, start: Mapping[int, int] | StartAt | datetime, limit: int

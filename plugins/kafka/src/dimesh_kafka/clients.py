@@ -9,7 +9,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import AIOKafkaConnection, collect_hosts
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from dimesh_kafka.options import KafkaOptions
 from dimesh_kafka.security import connection
@@ -17,6 +17,8 @@ from dimesh_kafka.security import connection
 _BACKOFF: Final = 0.05
 _STOP: Final = 5.0
 """Seconds to stop a client in; some wait for a broker that is gone."""
+_LOOKS: Final = 100
+"""How often a partition is looked for that the client does not know."""
 
 
 class Clients:
@@ -47,7 +49,7 @@ class Clients:
     def producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
         """Idempotent, acknowledged by all copies that are in sync."""
         options = self._options
-        made = AIOKafkaProducer(
+        made = _Producer(
             **self._connection,
             acks="all",
             enable_idempotence=True,
@@ -81,6 +83,27 @@ class Clients:
             finally:
                 connection.close()
         return trouble
+
+
+class _Producer(AIOKafkaProducer):  # type: ignore[misc]
+    """A client looks for partitions that were added every five minutes, and until then denies that they are there."""
+
+    async def send(self, topic: str, value: Any, key: Any, partition: int, **more: Any) -> Any:
+        await self._see(topic, partition)
+        return await super().send(topic, value, key, partition, **more)
+
+    async def send_batch(self, batch: Any, topic: str, *, partition: int) -> Any:
+        await self._see(topic, partition)
+        return await super().send_batch(batch, topic, partition=partition)
+
+    async def _see(self, topic: str, partition: int) -> None:
+        for _ in range(_LOOKS):
+            known = self.client.cluster.partitions_for_topic(topic)
+            if known is None or partition in known:  # a topic that it does not know it looks for by itself
+                return
+            await self.client.force_metadata_update()
+            await asyncio.sleep(_BACKOFF)
+        raise UnknownTopicOrPartitionError(f"{topic} has no partition {partition}")
 
 
 def _make_patient(client: Any) -> None:

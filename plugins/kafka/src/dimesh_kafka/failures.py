@@ -33,8 +33,8 @@ def explained(error: BaseException, doing: str, publishing: bool = False) -> Bus
     name = type(error).__name__
     if isinstance(error, kafka.MessageSizeTooLargeError):
         return kind(
-            f"cannot {doing}: a record is larger than the topic takes, and was not published. Raise "
-            "max.message.bytes of the topic and the option max_request_size, or publish a reference"
+            f"cannot {doing}: a batch is larger than the topic takes, and was not published. Raise max.message.bytes of "
+            "the topic and the option max_request_size, lower batch_size, or publish a reference"
         )
     if isinstance(error, kafka.TopicAuthorizationFailedError):
         return kind(

@@ -58,6 +58,10 @@ class KafkaStream:
         """By partition that is ours, the offset after the last record handed out."""
         self._ends: dict[int, int] = {}
         self._committed: dict[int, int] = {}
+        self._positions = 0
+        """On how many partitions the group had positions when this member came."""
+        self._told: set[int] = set()
+        """Partitions of which it was said that there is no position."""
         self._attempts: dict[int, dict[int, Attempts]] = {}
         self._produces = request.produces
         self._unsure: set[int] = set()
@@ -76,8 +80,9 @@ class KafkaStream:
         await self._connect(None)
         await self._take_over(dict(offsets))
 
-    async def open_member(self) -> None:
-        """Join the group; partitions come when it has settled."""
+    async def open_member(self, partitions: int) -> None:
+        """Join the group, which has positions on so many partitions; ours come when it has settled."""
+        self._positions = partitions
         await self._connect(self.group)
 
     async def _connect(self, group: str | None) -> None:
@@ -142,13 +147,16 @@ class KafkaStream:
         for part in parts:
             committed = await consumer.committed(part)
             if committed is None:
-                fresh.append(part)  # a partition that was added since the group was made
+                fresh.append(part)  # added since the group was made, or forgotten by the broker
             else:
                 offsets[part.partition] = self._committed[part.partition] = committed
         if fresh:
             for part, offset in (await consumer.beginning_offsets(fresh)).items():
                 offsets[part.partition] = offset
         assert self.group is not None
+        untold = {part.partition for part in fresh} - self._told
+        self._told |= untold
+        tell_begun(self.group, self.topic, sorted(untold), self._positions)
         self._attempts = await self._backend.attempts.of(self.group, self.topic, offsets)
         self._consumer = consumer
         await self._take_over(offsets)
@@ -390,7 +398,7 @@ class KafkaStream:
             await stop_consumer(old)
         if self.group is not None:
             self._listener.lost(list(offsets))
-            await self.open_member()
+            await self.open_member(self._positions)
         else:
             await self._connect(None)
             await self._resume(offsets)
@@ -431,6 +439,30 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
         except KafkaError as error:
             # Told at the next receive, which begins anew.
             self._stream._broken = error
+
+
+def tell_begun(group: str, topic: str, numbers: Sequence[int], positions: int) -> None:
+    """Log where a group that is not new begins at the oldest event. Partitions are added at the end, so one below a number
+    of which the group had a position had one, too.
+    """
+    forgotten = [number for number in numbers if number < positions]
+    added = [number for number in numbers if number >= positions]
+    if forgotten:
+        log.warning(
+            "the broker has forgotten the position of group %s on partitions %s of topic %s (offsets.retention.minutes, or "
+            "somebody deleted it): it begins there at the oldest event, and may handle events again",
+            group,
+            forgotten,
+            topic,
+        )
+    if added:
+        log.info(
+            "group %s has no position on partitions %s of topic %s, most likely because they were added since it was made: "
+            "it begins there at the oldest event",
+            group,
+            added,
+            topic,
+        )
 
 
 def group_id(group: str, topic: str) -> str:
