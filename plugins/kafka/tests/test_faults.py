@@ -16,10 +16,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from dimesh import Event, EventBus, StartAt
 from dimesh.errors import BusError, PublishError
-from dimesh.spi.bus import Subscribe, TopicConfig
+from dimesh.spi.bus import Record, Subscribe, TopicConfig
 from dimesh_contracts.proxy import FaultProxy
 from dimesh_contracts.waiting import be_patient, deadline, eventually, until
 from dimesh_kafka.backend import KafkaBackend
@@ -428,6 +431,33 @@ async def test_partitions_that_were_added_while_members_run(
     assert any("added since" in message for _, message in said())
     await one.close()
     await two.close()
+
+
+async def test_looking_at_a_topic_while_its_oldest_records_go(
+    make: Callable[..., KafkaBackend], broker: KafkaCluster, topic: str
+) -> None:
+    """What is there is shown, from the oldest on, whenever it goes between two requests of a look."""
+    backend = make()
+    await backend.open()
+    await backend.create_topic(topic, TopicConfig(partitions=1))
+    total = 3_000
+    await backend.append(topic, [Record.of(Event("a.b", None, n), "k") for n in range(total)])
+    admin = AIOKafkaAdminClient(bootstrap_servers=broker.servers())
+    await admin.start()
+
+    async def remove() -> None:
+        for below in range(5, total, 5):
+            await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=below)})
+
+    removal = asyncio.create_task(remove())
+    looks = 0
+    while not removal.done():
+        looks += 1
+        found = [d.record.event.payload for d in await backend.read(topic, StartAt.EARLIEST, 10)]
+        assert found == list(range(found[0], found[0] + 10)) or found[-1] == total - 1
+    await removal
+    await admin.close()
+    assert looks > 10
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["away", "opened"])

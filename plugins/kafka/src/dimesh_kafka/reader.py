@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
 
 from dimesh.errors import BusError
 from dimesh.spi.bus import Delivery, Start, StartAt
@@ -109,7 +110,13 @@ class Reader:
             for part in parts:
                 consumer.seek(part, wanted[part.partition])
             while left:
-                fetched = await consumer.getmany(*left, timeout_ms=100, max_records=1_000)
+                try:
+                    fetched = await consumer.getmany(*left, timeout_ms=100, max_records=1_000)
+                except OffsetOutOfRangeError as error:
+                    # Retention removed it since the beginning was asked for.
+                    fetched = {}
+                    for part in error.args[0]:
+                        consumer.seek(part, (await consumer.beginning_offsets([part]))[part])
                 for part, messages in fetched.items():
                     taken = [m for m in messages if m.offset < ends[part.partition]][: left.get(part, 0)]
                     found += [
