@@ -111,6 +111,15 @@ class Mesh:
             self._cdc = CDCManager(self.bus)
         return self._cdc
 
+    @property
+    def cdc_store(self) -> SqliteCDCStore:
+        """Where capture keeps positions and rows; opens at first use."""
+        if self._cdc_store is None:
+            from dimesh.cdc.store import SqliteCDCStore
+
+            self._cdc_store = SqliteCDCStore(self.settings.cdc.state)
+        return self._cdc_store
+
     # -- life ------------------------------------------------------------------------------------
 
     async def open(self) -> Self:
@@ -162,10 +171,7 @@ class Mesh:
             started.append(await self._subscribe(section, function, middleware))
         for source in settings.sources:
             from dimesh.cdc import SourceConnector
-            from dimesh.cdc.store import SqliteCDCStore
 
-            if self._cdc_store is None:
-                self._cdc_store = SqliteCDCStore(settings.cdc.state)
             driver = self.plugins.cdc_source(source.driver, source.options, self.clock)
             connector = SourceConnector(
                 source.name,
@@ -174,7 +180,7 @@ class Mesh:
                 source.pillar,
                 clock=self.clock,
                 observer=self.plugins,
-                store=self._cdc_store,
+                store=self.cdc_store,
             )
             self.cdc.register_connector(connector)
             await self.cdc.start_connector(source.name, list(source.objects))

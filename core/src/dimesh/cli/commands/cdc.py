@@ -112,10 +112,9 @@ async def _status(state: State, name: str | None) -> None:
 def _progress_log(mesh: Mesh) -> ProgressLog:
     from dimesh.capabilities import Capability
     from dimesh.cdc.state import ProgressLog
-    from dimesh.cdc.store import SqliteCDCStore
 
     atomic = Capability.ATOMIC_STATE in mesh.bus.capabilities
-    return ProgressLog(mesh.bus, None if atomic else SqliteCDCStore(mesh.settings.cdc.state))
+    return ProgressLog(mesh.bus, None if atomic else mesh.cdc_store)
 
 
 @cdc.command("history")
