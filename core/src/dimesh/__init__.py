@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dimesh.cdc.events import CDCOffset as CDCOffset
     from dimesh.cdc.manager import CDCManager as CDCManager
     from dimesh.cdc.status import CDCConnectorStatus as CDCConnectorStatus
+    from dimesh.cdc.store import SqliteCDCStore as SqliteCDCStore
     from dimesh.clock import ManualClock as ManualClock
     from dimesh.errors import DimeshError as DimeshError
     from dimesh.errors import RejectError as RejectError
@@ -71,6 +72,7 @@ _HOMES = {
     "SchemaSubject": "dimesh.registry",
     "SchemaVersion": "dimesh.registry",
     "SourceConnector": "dimesh.cdc",
+    "SqliteCDCStore": "dimesh.cdc",
     "StartAt": "dimesh.spi.bus",
     "SubscriptionOptions": "dimesh.bus.options",
     "Topics": "dimesh.events",

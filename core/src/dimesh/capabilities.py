@@ -91,6 +91,8 @@ class Capability(Enum):
     """Deleted rows are reported."""
     BEFORE_IMAGE = "before-image"
     """Updates and deletes carry the row as it was."""
+    DESCRIBED = "described"
+    """What fields the rows of an object have can be asked for, as a JSON Schema."""
     PUSH = "push"
     """Changes arrive without polling."""
 

@@ -6,6 +6,7 @@ was asked for, and says exactly what is wrong when that fails.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import EntryPoint, distributions, entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from stevedore import NamedExtensionManager
@@ -110,6 +112,19 @@ def find(kind: Kind) -> list[Found]:
             (point.name, owner, point.value), Found(kind, point.name, point.value, owner, version, point)
         )
     return sorted(found.values(), key=lambda f: (f.name, f.distribution))
+
+
+def companions(module: str) -> dict[str, str]:
+    """Modules of this name beside the change sources that are installed, by driver: ``sandbox`` (a local server that behaves as
+    the system does; runs as a module) and ``demo`` are there for users, and nothing else loads them.
+    """
+    found = {}
+    for plugin in find(Kind.CDC):
+        full = f"{plugin.target.partition(':')[0].partition('.')[0]}.{module}"
+        with contextlib.suppress(ImportError):
+            if plugin.distribution != "dimesh" and find_spec(full) is not None:
+                found[plugin.name] = full
+    return found
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:

@@ -150,7 +150,16 @@ class CDCError(DimeshError):
 
 
 class SourceUnavailableError(CDCError):
-    """The source did not answer, or asked to slow down; the runner tries again with backoff."""
+    """The source did not answer, or asked to slow down; the runner tries again with backoff.
+
+    Args:
+        message: what happened.
+        retry_after: seconds before which another try is useless, or does harm.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class CredentialsError(CDCError):

@@ -15,15 +15,17 @@ from dimesh.bus.engine import EventBus
 from dimesh.bus.handler import EventHandler, Middleware, Next
 from dimesh.bus.options import SubscriptionOptions
 from dimesh.bus.retry import RetryPolicy
+from dimesh.capabilities import Capability
 from dimesh.clock import Clock, SystemClock
 from dimesh.errors import ConfigurationError
 from dimesh.events.event import Event
 from dimesh.plugins import PluginManager
-from dimesh.settings import DriverSection, HandlerSection, MeshSettings
+from dimesh.settings import DriverSection, HandlerSection, MeshSettings, SourceSection
 from dimesh.spi.bus import StartAt
+from dimesh.spi.cdc import WebhookSource
 
 if TYPE_CHECKING:
-    from dimesh.cdc import CDCManager
+    from dimesh.cdc import CDCConnector, CDCManager
     from dimesh.cdc.store import SqliteCDCStore
     from dimesh.lineage import LineageService
     from dimesh.registry import SchemaRegistry
@@ -117,7 +119,7 @@ class Mesh:
         if self._cdc_store is None:
             from dimesh.cdc.store import SqliteCDCStore
 
-            self._cdc_store = SqliteCDCStore(self.settings.cdc.state)
+            self._cdc_store = SqliteCDCStore(self.settings.cdc.state, self.settings.cdc.last_state)
         return self._cdc_store
 
     # -- life ------------------------------------------------------------------------------------
@@ -169,23 +171,43 @@ class Mesh:
         started = []
         for section, function in handlers:
             started.append(await self._subscribe(section, function, middleware))
+        wakers: dict[str, WebhookSource] = {}
         for source in settings.sources:
-            from dimesh.cdc import SourceConnector
-
-            driver = self.plugins.cdc_source(source.driver, source.options, self.clock)
-            connector = SourceConnector(
-                source.name,
-                driver,
-                self.bus,
-                source.pillar,
-                clock=self.clock,
-                observer=self.plugins,
-                store=self.cdc_store,
+            connector = self.connector(source)
+            await connector.start(source.objects)
+            driver = connector.source
+            if isinstance(driver, WebhookSource):
+                wakers[source.name] = driver
+            started.append(
+                f"source {source.name}: {', '.join(source.objects)} to cdc.{connector.source_system}"
             )
-            self.cdc.register_connector(connector)
-            await self.cdc.start_connector(source.name, list(source.objects))
-            started.append(f"source {source.name}: {', '.join(source.objects)} to cdc.{driver.system}")
+        if wakers:
+            from dimesh.cdc.hints import listen
+
+            await listen(self.bus, wakers)
         return started
+
+    def connector(self, source: SourceSection) -> CDCConnector:
+        """The connector of a source of the settings, not started; the manager knows it.
+
+        Raises:
+            PluginError, ConfigurationError
+        """
+        from dimesh.cdc import SourceConnector
+
+        driver = self.plugins.cdc_source(source.driver, source.options, self.clock)
+        connector = SourceConnector(
+            source.name,
+            driver,
+            self.bus,
+            source.pillar,
+            clock=self.clock,
+            observer=self.plugins,
+            store=self.cdc_store,
+            registry=self.registry if Capability.DESCRIBED in driver.capabilities else None,
+        )
+        self.cdc.register_connector(connector)
+        return connector
 
     async def _subscribe(
         self, section: HandlerSection, function: Callable[..., Any], middleware: Sequence[Middleware]

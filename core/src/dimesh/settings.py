@@ -121,7 +121,11 @@ class CDCSection(_Section):
     """Change data capture."""
 
     state: str = "dimesh-cdc.db"
-    """A file for what is remembered beside the bus: which rows there are, and positions if the bus cannot keep them."""
+    """A file for what is remembered beside the bus: which rows there are, what they look like, and positions if the bus
+    cannot keep them."""
+    last_state: bool = True
+    """Remember what rows look like: for the ``before`` of changes whose source does not say, and to complete changes that
+    hold only what changed. The file then is somewhat larger than the rows."""
 
 
 class PluginsSection(_Section):

@@ -36,6 +36,15 @@ class Application:
     async def delete(self, key: str) -> None:
         self._connection.execute("DELETE FROM things WHERE key = ?", (key,))
 
+    async def lose_history(self) -> None:
+        (last,) = self._connection.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'dimesh_outbox'"
+        ).fetchone()
+        self._connection.execute("DELETE FROM dimesh_outbox")
+        self._connection.execute(
+            "INSERT OR REPLACE INTO dimesh_outbox_meta VALUES ('trimmed:things', ?)", (str(last),)
+        )
+
     def key(self, change: Change) -> str:
         return str(change.primary_key["key"])
 
@@ -47,7 +56,15 @@ class Application:
 
 
 class TestOutbox(CDCSourceContract):
-    offers = frozenset({Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES, Capability.BEFORE_IMAGE})
+    offers = frozenset(
+        {
+            Capability.SNAPSHOT,
+            Capability.STREAM,
+            Capability.DELETES,
+            Capability.BEFORE_IMAGE,
+            Capability.DESCRIBED,
+        }
+    )
 
     @pytest.fixture
     def system(self, tmp_path: Path) -> Iterator[Application]:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -335,7 +336,8 @@ async def test_entries_by_hand(tmp_path: Path) -> None:
         await mine.position("other")
     position = await mine.position("invoice")
     identity = position.split(b":")[0]
-    batch: ChangeBatch = await anext(mine.stream("invoice", identity + b":0"))
+    async with aclosing(cast(Any, mine.stream("invoice", identity + b":0"))) as stream:
+        batch: ChangeBatch = await anext(stream)
     (change,) = batch.items
     assert isinstance(change, Change)
     assert change.after == {"id": 1, "total": 5}

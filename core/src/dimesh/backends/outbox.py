@@ -180,7 +180,11 @@ class OutboxSource:
 
     system = "outbox"
     capabilities = Capabilities(
-        Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES, Capability.BEFORE_IMAGE
+        Capability.SNAPSHOT,
+        Capability.STREAM,
+        Capability.DELETES,
+        Capability.BEFORE_IMAGE,
+        Capability.DESCRIBED,
     )
 
     def __init__(self, options: OutboxOptions, clock: Clock) -> None:
@@ -307,6 +311,18 @@ class OutboxSource:
         if known is None:
             watched = ", ".join(self._watched(connection)) or "none"
             raise SourceObjectError(f"{self._path} has no table {name!r:.60}; watched are: {watched}")
+
+    async def schema(self, object: str) -> Mapping[str, Any] | None:
+        """The columns of the table, with their types as SQLite has them: a description, since a cell may hold anything."""
+
+        def work(connection: sqlite3.Connection) -> Mapping[str, Any] | None:
+            self._check_object(connection, object)
+            info = connection.execute(f"PRAGMA table_info({_quoted(object)})").fetchall()
+            if not info:
+                return None
+            return {"type": "object", "properties": {row[1]: {"description": row[2]} for row in info}}
+
+        return await self._run(work)
 
     async def snapshot(self, object: str, resume: bytes | None) -> AsyncIterator[ChangeBatch]:
         """The rows of the table of that name, by primary key; nothing if there is no such table."""

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import logging
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, ClassVar, Final, cast
 
 from dimesh.bus.engine import EventBus
 from dimesh.capabilities import Capabilities, Capability
+from dimesh.cdc.drift import Registrar
 from dimesh.cdc.events import CDCEvent, CDCOffset
 from dimesh.cdc.runner import CDCObserver, ObjectRunner, Phase
 from dimesh.cdc.state import ProgressLog, StateStore
 from dimesh.cdc.status import CDCConnectorStatus
 from dimesh.cdc.store import SqliteCDCStore
 from dimesh.clock import Clock
-from dimesh.errors import CDCError, ConfigurationError, CredentialsError, SourceUnavailableError
+from dimesh.errors import (
+    CDCError,
+    ConfigurationError,
+    CredentialsError,
+    SourceUnavailableError,
+    StorageError,
+)
 from dimesh.events.names import check_group
-from dimesh.spi.cdc import CDCSource, Change, ChangeBatch, CheckResult
+from dimesh.filelock import FileLock
+from dimesh.spi.cdc import CDCSource, Change, ChangeBatch, CheckResult, Metered
+
+log = logging.getLogger("dimesh.cdc")
 
 BATCH = 100
+LOOK: Final = 0.5
+"""Seconds between two looks whether somebody asks for a pause."""
 
 
 class CDCConnector:
@@ -38,8 +53,23 @@ class CDCConnector:
         pillar: the pillar that the changes belong to.
         poll: seconds between two calls of :meth:`get_changes`.
         state: where positions are kept, for buses that cannot keep them; by default ``store``.
-        store: remembers which rows there are, so that a repair after a gap finds deletes; without it, it does not.
+        store: remembers which rows there are, so that a repair after a gap finds deletes, and what they looked like, for
+            changes whose source does not say; without it, neither.
+        clock_skew: seconds by which the source's clock may differ from ours. A change so soon after its row was read by a
+            snapshot gets no remembered ``before``: it may be in that row already.
+        registry: a schema registry, for the schemas of a source that describes its objects.
     """
+
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        "state",
+        "store",
+        "clock",
+        "observer",
+        "seed",
+        "clock_skew",
+        "registry",
+    )
+    """Keywords that every connector takes, beside those of its source."""
 
     def __init__(
         self,
@@ -54,6 +84,8 @@ class CDCConnector:
         clock: Clock | None = None,
         observer: CDCObserver | None = None,
         seed: int | None = None,
+        clock_skew: float = 1.0,
+        registry: Registrar | None = None,
     ) -> None:
         self.connector_id = check_group(connector_id)
         self.source_system = source_system
@@ -66,8 +98,12 @@ class CDCConnector:
         atomic = Capability.ATOMIC_STATE in event_bus.capabilities
         self._log = ProgressLog(event_bus, state if state is not None or atomic else store)
         self._store = store
+        self._skew = clock_skew
+        self._registry = registry
         self._runners: dict[str, ObjectRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._claimed: FileLock | None = None
         self._status = CDCConnectorStatus.DISCONNECTED
         self._connect_error: str | None = None
 
@@ -138,7 +174,9 @@ class CDCConnector:
         """Follow these objects, each on its own: one that fails does not stop the others.
 
         Raises:
-            ConfigurationError: no objects, or one is followed already.
+            ConfigurationError: no objects, or one is followed already, or the connector runs in another process.
+            CredentialsError, SourceUnavailableError: of :meth:`connect`.
+            StorageError: the store cannot say whether to pause. Nothing was started.
         """
         if isinstance(objects, str) or not objects:
             raise ConfigurationError("start needs a list of objects, such as ['Contact', 'Account']")
@@ -146,7 +184,14 @@ class CDCConnector:
         if running:
             raise ConfigurationError(f"{self.connector_id} follows {', '.join(running)} already")
         await self.event_bus.open()
-        await self.connect()
+        self._claim()
+        try:
+            await self.connect()
+            asked = await self._asked_to_pause()
+        except BaseException:
+            if not self._tasks:
+                self._release()
+            raise
         for name in dict.fromkeys(objects):
             runner = self._runners[name] = ObjectRunner(
                 self.connector_id,
@@ -158,17 +203,64 @@ class CDCConnector:
                 self._observer,
                 self._rng,
                 self._store,
+                self._skew,
+                self._registry,
             )
+            _let(runner, asked)
             self._tasks[name] = asyncio.create_task(
                 runner.run(), name=f"dimesh-cdc-{self.connector_id}-{name}"
             )
 
+        if self._store is not None and self._watch is None:
+            self._watch = asyncio.create_task(self._look(), name=f"dimesh-cdc-{self.connector_id}-pauses")
+
     async def stop(self) -> None:
         """Stop following; positions stay where they are."""
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), *([self._watch] if self._watch is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+        for runner in self._runners.values():
+            runner.stopped()  # also one that was stopped before it could begin
+        self._release()
+
+    def _release(self) -> None:
+        if self._claimed is not None:
+            self._claimed.release()
+            self._claimed = None
+
+    def _claim(self) -> None:
+        """Two processes that follow the same would overwrite each other's positions, and publish everything twice."""
+        if self._store is None or self._claimed is not None:
+            return
+        name = hashlib.sha256(self.connector_id.encode()).hexdigest()[:12]
+        lock = FileLock(Path(f"{self._store.path}-{name}.lock"))
+        try:
+            free = lock.acquire()
+        except OSError as error:
+            raise StorageError(f"{lock.path} cannot be locked: {error.strerror}") from error
+        if not free:
+            raise ConfigurationError(
+                f"{self.connector_id} is followed by another connector, perhaps of a running 'dimesh run': stop that first"
+            )
+        self._claimed = lock
+        self._watch = None
+
+    async def _asked_to_pause(self) -> frozenset[str]:
+        return await self._store.paused(self.connector_id) if self._store is not None else frozenset()
+
+    async def _look(self) -> None:
+        """Whether another process asks for a pause, by the store."""
+        while True:
+            await self._clock.sleep(LOOK)
+            try:
+                asked = await self._asked_to_pause()
+            except StorageError as error:
+                log.warning("%s: whether to pause is not known: %s", self.connector_id, error)
+                continue
+            for runner in self._runners.values():
+                _let(runner, asked)
 
     def pause(self) -> None:
         """Stop after the batch that is being published; :meth:`resume` goes on."""
@@ -185,13 +277,41 @@ class CDCConnector:
 
         Raises:
             CDCError: the object is being followed.
+            ConfigurationError: by another process.
         """
+        with self._idle(object):
+            await self._log.reset(f"cdc/{self.connector_id}/{object}")
+            if self._store is not None:
+                await self._store.clear(f"cdc/{self.connector_id}/{object}")
+
+    async def resnapshot(self, object: str) -> None:
+        """Have all rows read again at the next start; the stream then goes on from where it is now. What is gone meanwhile is
+        found, as after a gap.
+
+        Raises:
+            CDCError: the object is being followed.
+            ConfigurationError: by another process.
+        """
+        key = f"cdc/{self.connector_id}/{object}"
+        with self._idle(object):
+            progress = await self._log.load(key)
+            if progress is not None:
+                topic = f"cdc.{self.source_system}"
+                await self._log.publish(topic, (), (), key, progress.again("asked for"))
+
+    @contextmanager
+    def _idle(self, object: str) -> Iterator[None]:
+        """Nobody follows the object meanwhile."""
         task = self._tasks.get(object)
         if task is not None and not task.done():
             raise CDCError(f"{self.connector_id} follows {object}: stop it first")
-        await self._log.reset(f"cdc/{self.connector_id}/{object}")
-        if self._store is not None:
-            await self._store.clear(f"cdc/{self.connector_id}/{object}")
+        held = self._claimed is not None
+        self._claim()
+        try:
+            yield
+        finally:
+            if not held:
+                self._release()
 
     # -- status ----------------------------------------------------------------------------------
 
@@ -211,7 +331,9 @@ class CDCConnector:
         }
 
     def get_status(self) -> dict[str, Any]:
-        """connector_id, source_system, status, error_count, last_error, offsets and, for each object, its counters."""
+        """connector_id, source_system, status, error_count, last_error, offsets, for each object its counters, and what is used
+        of the account's allowances, as far as the source knows.
+        """
         stats = {name: runner.stats for name, runner in self._runners.items()}
         errors = [s.last_error for s in stats.values() if s.last_error is not None]
         return {
@@ -226,6 +348,8 @@ class CDCConnector:
                     "phase": runner.phase.value,
                     "changes": runner.stats.changes,
                     "snapshot_rows": runner.stats.snapshot_rows,
+                    "snapshot_total": runner.stats.snapshot_total,
+                    "snapshot_eta": runner.stats.snapshot_eta,
                     "gaps": runner.stats.gaps,
                     "errors": runner.stats.errors,
                     "last_error": runner.stats.last_error,
@@ -233,6 +357,7 @@ class CDCConnector:
                 }
                 for name, runner in self._runners.items()
             },
+            "account": dict(self.source.account()) if isinstance(self.source, Metered) else {},
         }
 
 
@@ -323,6 +448,13 @@ class _OwnSource:
         """Nothing to clean up."""
 
 
+def _let(runner: ObjectRunner, paused: frozenset[str]) -> None:
+    if paused & {"", runner.object}:
+        runner.allowed.clear()
+    else:
+        runner.allowed.set()
+
+
 def _change(event: CDCEvent) -> Change:
     identity = event.identity or json.dumps(
         [dict(event.primary_key), event.sequence, event.timestamp.isoformat()], default=str, sort_keys=True
@@ -336,5 +468,13 @@ def _change(event: CDCEvent) -> Change:
         event.after,
         event.timestamp,
         event.sequence,
-        metadata=event.metadata,
+        event.before_from,
+        event.changed_fields,
+        event.partial,
+        event.actor,
+        event.own,
+        event.transaction,
+        event.api_version,
+        event.visible,
+        event.metadata,
     )

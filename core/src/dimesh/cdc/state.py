@@ -31,6 +31,38 @@ class Progress(msgspec.Struct, array_like=True, kw_only=True):
     """During a snapshot after a gap: its cause."""
     generation: int = 0
     """How often the object was repaired: rows that a repair has not seen are gone."""
+    batch: int = 0
+    """How many batches with changes are published: what is remembered of rows is right if it is of the same batch."""
+    snapshot_end: float = 0.0
+    """When the last snapshot ended; changes from before that may be in its rows already."""
+    epoch: int = 0
+    """When it was begun, in ms: after a reset the readings of rows have other names than before."""
+
+    def again(self, cause: str) -> Progress:
+        """All rows are to be read anew, for this cause; the stream goes on from where it is."""
+        return Progress(
+            position=self.position,
+            repair=cause,
+            epoch=self.epoch,
+            generation=self.generation + 1,
+            batch=self.batch,
+        )
+
+    def streaming(self, now: float) -> Progress:
+        """The snapshot is over."""
+        return Progress(
+            phase="stream",
+            position=self.position,
+            epoch=self.epoch,
+            generation=self.generation,
+            batch=self.batch,
+            snapshot_end=now,
+        )
+
+    @property
+    def reading(self) -> str:
+        """Tells this reading of the rows from others of the object."""
+        return f"{self.epoch}.{self.generation}"
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -14,7 +14,9 @@ from dimesh.cli.commands.dlq import dlq
 from dimesh.cli.commands.new import new
 from dimesh.cli.commands.publish import publish
 from dimesh.cli.commands.running import doctor, run
+from dimesh.cli.commands.sandbox import sandbox
 from dimesh.cli.commands.tail import replay, tail
+from dimesh.cli.commands.webhooks import webhooks
 from dimesh.cli.context import State
 from dimesh.cli.exit_codes import ExitCode
 from dimesh.cli.output import Output
@@ -76,6 +78,8 @@ app.command()(groups)
 app.add_typer(dlq, name="dlq")
 app.command()(replay)
 app.add_typer(cdc, name="cdc")
+app.add_typer(webhooks, name="webhooks")
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(sandbox)
 app.command()(plugins)
 app.add_typer(config, name="config")
 app.command()(doctor)

@@ -19,12 +19,14 @@ class Progress:
 
     Args:
         total: what ``at``'s first figure goes up to (bytes, records); None: unknown.
+        unit: what is counted.
     """
 
-    def __init__(self, output: Output, what: str, total: int | None) -> None:
+    def __init__(self, output: Output, what: str, total: int | None, unit: str = "events") -> None:
         self._output = output
         self._what = what
         self._total = total
+        self._unit = unit
         self._bar: Any = None
         self._task: Any = None
         self._last = time.monotonic()
@@ -36,7 +38,7 @@ class Progress:
             self._bar = progress.Progress(
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
-                progress.TextColumn("{task.fields[done]} events"),
+                progress.TextColumn("{task.fields[done]} " + self._unit),
                 progress.TimeRemainingColumn(),
                 console=self._output.console(error=True),
                 transient=True,
@@ -53,6 +55,13 @@ class Progress:
             self._last = time.monotonic()
             line = {"progress": self._what, "position": position, "total": self._total, "done": done}
             sys.stderr.write(json.dumps(line) + "\n")
+
+    def of(self, total: int | None) -> None:
+        """The total is known only now, or better."""
+        if total is not None and total != self._total:
+            self._total = total
+            if self._bar is not None:
+                self._bar.update(self._task, total=total)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

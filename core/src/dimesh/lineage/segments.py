@@ -23,7 +23,7 @@ from zlib import crc32
 import msgspec
 
 from dimesh.errors import LineageError, StorageError
-from dimesh.lineage.filelock import FileLock
+from dimesh.filelock import FileLock
 from dimesh.spi.lineage import LineageRecord
 
 FORMAT: Final = 1

@@ -16,7 +16,7 @@ nothing may be lost, since the runner goes on from the last position it stored.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -49,26 +49,43 @@ class Change:
     """One change of one row."""
 
     identity: str
-    """Stable over repeats: the source's own event id, or made of object, key and version. The runner derives the
-    event id from it."""
+    """Stable over repeats: the source's own event id, or of a row that is read, made of its key and content. The runner
+    derives the event id from it, and of a row that is read from which reading it was, too."""
     operation: Operation
     object: str
     primary_key: Mapping[str, Any]
     before: Mapping[str, Any] | None
+    """The whole row as it was; None: the source does not say, and the runner takes what it remembers."""
     after: Mapping[str, Any] | None
     timestamp: datetime
-    """When it happened by the source's clock; aware."""
+    """When it happened by the source's clock, of a row of a snapshot when it was read; aware. Changes of a row that are
+    older than its reading may be in it already: they get no ``before`` from memory."""
     sequence: str | None = None
     """The source's own order, where it has one."""
     before_from: Before = Before.NONE
     changed_fields: Sequence[str] = ()
+    partial: bool = False
+    """``after`` holds only what changed: the runner completes it from ``before``, else from the last state that it knows,
+    field by field; where it knows none, the event says that it is in part."""
+    actor: str | None = None
+    """Who changed it, by the source's own name for them."""
+    own: bool = False
+    """We changed it ourselves, as far as the source can tell: who reacts to changes by writing must leave it alone."""
+    transaction: str | None = None
+    """Changes of one transaction share it."""
+    api_version: str | None = None
+    """Of the source's API, in whose shape the row is."""
+    visible: datetime | None = None
+    """When the source first let us read it, where it says so; aware. Until then it held the change back."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Transaction, actor, source API version …"""
+    """What else the source says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Changes may be missing. The runner publishes it and repairs by a new snapshot."""
+    """Changes may be missing. The runner publishes it, reads the object anew, and goes on with the stream from the position
+    of the batch that told of it.
+    """
 
     object: str
     cause: str
@@ -76,6 +93,9 @@ class Gap:
     since: datetime | None = None
     until: datetime | None = None
     resnapshot: bool = True
+    """False: the source repaired it by itself, with ``repair``."""
+    repair: Sequence[Change] = ()
+    """The rows that the gap is about, as they are now: published after the gap, and before it is said to be repaired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +174,60 @@ class CDCSource(Protocol):
 
     async def acknowledge(self, object: str, position: bytes) -> None:
         """Everything up to ``position`` is published and acknowledged; the source may clean up. Optional to act on."""
+        ...
+
+
+@runtime_checkable
+class DeletionLog(Protocol):
+    """A source that remembers deletes. A repair asks it where nobody else knows which rows there were."""
+
+    def deleted(self, object: str) -> AsyncIterator[ChangeBatch]:
+        """Deletes that the system still knows of. Positions have no meaning.
+
+        Raises:
+            SourceObjectError, CredentialsError, SourceUnavailableError
+        """
+        ...
+
+
+@runtime_checkable
+class WebhookSource(Protocol):
+    """A source that webhooks can wake. They are hints only: what changed is read from the system, so that one that is lost,
+    doubled or forged does no harm.
+    """
+
+    def hint(self, kind: str) -> None:
+        """Something of this kind happened: look at once. ``kind`` is whatever :meth:`webhooks` called its hint with."""
+        ...
+
+    def webhooks(self, hint: Callable[[str], object], path: str) -> Any:
+        """An ASGI application that takes the system's webhooks at ``path``, refuses those that are not signed by it, and calls
+        ``hint`` with the kind of what happened. The source need not be open.
+
+        Raises:
+            ConfigurationError: the options lack what a signature is checked with.
+        """
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A source that can say what its account has used of what it may, such as requests of a day."""
+
+    def account(self) -> Mapping[str, Any]:
+        """Figures by name, for the status; None where one is not known yet. Asks the system nothing."""
+        ...
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A source that offers ``described`` has this, too."""
+
+    async def schema(self, object: str) -> Mapping[str, Any] | None:
+        """A JSON Schema of the rows of now, made from the system's own description, with all fields in ``properties``; None:
+        there is no description of this object. Asked for at the start, every hour, and when a change has other fields.
+
+        Raises:
+            SourceObjectError, CredentialsError, SourceUnavailableError
+        """
         ...

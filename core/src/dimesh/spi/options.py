@@ -11,7 +11,7 @@ import msgspec
 
 from dimesh.errors import ConfigurationError
 
-_SECRET = re.compile(r"password|secret|token|credentials|api_key")
+_SECRET = re.compile(r"password|secret|token|credentials|api_key|private_key$")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

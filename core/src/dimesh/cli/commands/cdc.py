@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -19,6 +25,7 @@ from dimesh.errors import (
 
 if TYPE_CHECKING:
     from dimesh.cdc.state import ProgressLog
+    from dimesh.cdc.store import SqliteCDCStore
     from dimesh.cli.context import State
     from dimesh.mesh import Mesh
     from dimesh.settings import SourceSection
@@ -28,6 +35,8 @@ cdc = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+Source = Annotated[str, typer.Argument(help="The source.")]
+Object = Annotated[str, typer.Argument(help="The object.")]
 Name = Annotated[str | None, typer.Argument(help="Only the source of this name; by default all.")]
 
 
@@ -95,17 +104,21 @@ def status(context: typer.Context, name: Name = None) -> None:
 
 async def _status(state: State, name: str | None) -> None:
     rows: list[tuple[Any, ...]] = []
-    async with state.opened() as mesh:
+    async with state.opened() as mesh, _store(mesh) as store:
         log = _progress_log(mesh)
         for section in _sections(mesh, name):
+            paused = await store.paused(section.name) if Path(store.path).exists() else frozenset()
             for one in section.objects:
                 progress = await log.load(f"cdc/{section.name}/{one}")
+                waits = " (paused)" if paused & {"", one} else ""
                 if progress is None:
-                    rows.append((section.name, one, "not begun", 0, 0, ""))
+                    rows.append((section.name, one, f"not begun{waits}", 0, 0, ""))
                 else:
                     position = (progress.resume or progress.position).decode("utf-8", "backslashreplace")
                     phase = f"repair: {progress.repair}" if progress.repair else progress.phase
-                    rows.append((section.name, one, phase, progress.rows, progress.generation, position[:60]))
+                    rows.append(
+                        (section.name, one, phase + waits, progress.rows, progress.generation, position[:60])
+                    )
     state.output.table(("source", "object", "phase", "rows", "repairs", "position"), rows, "no sources")
 
 
@@ -115,6 +128,171 @@ def _progress_log(mesh: Mesh) -> ProgressLog:
 
     atomic = Capability.ATOMIC_STATE in mesh.bus.capabilities
     return ProgressLog(mesh.bus, None if atomic else mesh.cdc_store)
+
+
+@asynccontextmanager
+async def _store(mesh: Mesh) -> AsyncIterator[SqliteCDCStore]:
+    from dimesh.cdc.store import SqliteCDCStore
+
+    store = SqliteCDCStore(mesh.settings.cdc.state)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@cdc.command("run")
+def run_(
+    context: typer.Context,
+    sources: Annotated[list[str] | None, typer.Argument(help="Only these sources; by default all.")] = None,
+    objects: Annotated[
+        list[str] | None, typer.Option("--object", help="Only this object; may be repeated.")
+    ] = None,
+) -> None:
+    """Capture in the foreground until stopped, without the handlers. A status line on a terminal, JSON lines elsewhere."""
+    run(_run(state_of(context), sources or [], objects or []))
+
+
+async def _run(state: State, names: Sequence[str], objects: Sequence[str]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows: KeyboardInterrupt does it
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with state.opened() as mesh:
+        chosen = [section for name in (names or (None,)) for section in _sections(mesh, name)]
+        wanted = {
+            section.name: [one for one in section.objects if not objects or one in objects]
+            for section in chosen
+        }
+        for one in objects:
+            if not any(one in found for found in wanted.values()):
+                raise ConfigurationError(f"no source that is to run captures {one!r}")
+        for section in chosen:
+            if wanted[section.name]:
+                await mesh.connector(section).start(wanted[section.name])
+        with _Status(state) as status:
+            while not stop.is_set():
+                status.show(mesh.cdc.get_status())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await stop.wait()
+        state.output.note("stopping")
+
+
+class _Status:
+    """One line that is kept up to date on a terminal; a JSON line whenever something changed elsewhere."""
+
+    def __init__(self, state: State) -> None:
+        self._output = state.output
+        self._line: Any = None
+        self._last: Any = None
+
+    def __enter__(self) -> Self:
+        if self._output.interactive:
+            self._line = self._output.console(error=True).status("starting")
+            self._line.start()
+        return self
+
+    def show(self, found: dict[str, dict[str, Any]]) -> None:
+        objects = [(name, one, at) for name, said in found.items() for one, at in said["objects"].items()]
+        if self._line is not None:
+            from rich.text import Text
+
+            parts = [f"{name}/{one}: {_in_words(at)}" for name, one, at in objects]
+            self._line.update(Text("  ".join(parts)))
+        elif objects != self._last and not self._output.quiet:
+            self._last = objects
+            self._output.line({"sources": found})
+
+    def __exit__(self, *_: object) -> None:
+        if self._line is not None:
+            self._line.stop()
+
+
+def _in_words(at: dict[str, Any]) -> str:
+    if at["phase"] == "snapshot":
+        total = at["snapshot_total"]
+        eta = at["snapshot_eta"]
+        return (
+            f"snapshot, {at['snapshot_rows']:,}"
+            + (f" of about {total:,} rows" if total else " rows")
+            + (f", {eta:,.0f} s left" if eta is not None else "")
+        )
+    error = f", {at['errors']} errors" if at["errors"] else ""
+    return f"{at['phase']}, {at['changes']:,} changes{error}"
+
+
+@cdc.command("snapshot")
+def snapshot(context: typer.Context, name: Source, object: Object) -> None:
+    """Read all rows of an object again, now; the stream goes on from where it is. Stop 'dimesh run' first."""
+    raise typer.Exit(run(_snapshot(state_of(context), name, object)))
+
+
+async def _snapshot(state: State, name: str, object: str) -> ExitCode:
+    from dimesh.cli.progress import Progress
+
+    async with state.opened() as mesh:
+        section = _capturing(mesh, name, object)
+        connector = mesh.connector(section)
+        await connector.resnapshot(object)
+        with Progress(state.output, f"snapshot of {object}", None, "rows") as bar:
+            await connector.start([object])
+            while True:
+                at = connector.get_status()["objects"][object]
+                if at["phase"] == "paused":
+                    raise CDCError(f"{object} of {name} is paused: 'dimesh cdc resume' it first")
+                bar.of(at["snapshot_total"])
+                bar.at(at["snapshot_rows"], at["snapshot_rows"])
+                if at["phase"] in ("stream", "failed"):
+                    break
+                await asyncio.sleep(0.05)
+        if at["phase"] == "failed":
+            raise CDCError(at["last_error"])
+    if state.output.as_json:
+        state.output.document({"source": name, "object": object, "rows": at["snapshot_rows"]})
+    state.output.say(f"{at['snapshot_rows']:,} rows of {object} were read")
+    return ExitCode.OK
+
+
+def _capturing(mesh: Mesh, name: str, object: str | None) -> SourceSection:
+    (section,) = _sections(mesh, name)
+    if object is not None and object not in section.objects:
+        raise CDCError(f"{name} does not capture {object!r}; it captures {', '.join(section.objects)}")
+    return section
+
+
+@cdc.command("pause")
+def pause(
+    context: typer.Context,
+    name: Source,
+    object: Annotated[str | None, typer.Argument(help="Only this object.")] = None,
+) -> None:
+    """Have a source stop after what it is publishing, also in a running 'dimesh run', within a second; until 'resume'."""
+    run(_pause(state_of(context), name, object, True))
+
+
+@cdc.command("resume")
+def resume(
+    context: typer.Context,
+    name: Source,
+    object: Annotated[str | None, typer.Argument(help="Only this object.")] = None,
+) -> None:
+    """Have a paused source go on where it is."""
+    run(_pause(state_of(context), name, object, False))
+
+
+async def _pause(state: State, name: str, object: str | None, on: bool) -> None:
+    mesh = state.mesh()
+    _capturing(mesh, name, object)
+    async with _store(mesh) as store:
+        if on:
+            await store.pause(name, object)
+        else:
+            await store.resume(name, object)
+            if object is not None and "" in await store.paused(name):
+                raise CDCError(f"all of {name} is paused: resume it without naming an object")
+    what = f"{object} of {name}" if object else name
+    state.output.note(f"{what} {'pauses' if on else 'goes on'}")
 
 
 @cdc.command("history")
@@ -160,8 +338,8 @@ async def _history(state: State, name: str | None) -> None:
 @cdc.command("reset")
 def reset(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The source.")],
-    object: Annotated[str, typer.Argument(help="The object.")],
+    name: Source,
+    object: Object,
 ) -> None:
     """Forget how far an object is: the next start reads all of it again. Stop 'dimesh run' first."""
     run(_reset(state_of(context), name, object))
@@ -169,8 +347,5 @@ def reset(
 
 async def _reset(state: State, name: str, object: str) -> None:
     async with state.opened() as mesh:
-        (section,) = _sections(mesh, name)
-        if object not in section.objects:
-            raise CDCError(f"{name} does not capture {object!r}; it captures {', '.join(section.objects)}")
-        await _progress_log(mesh).reset(f"cdc/{name}/{object}")
+        await mesh.connector(_capturing(mesh, name, object)).reset(object)
     state.output.note(f"{name} reads all of {object} at its next start")

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimesh import CDCConnector, Event, EventBus, EventBusFactory, StartAt
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def any_bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventBus]:
+    options = {"history": 10_000} if request.param == "memory" else {"path": str(tmp_path / "mesh.db")}
+    async with EventBusFactory.create(request.param, **options) as made:
+        yield made
+
+
+async def published(bus: EventBus, count: int, topic: str = "cdc.crm", *types: str) -> list[Event]:
+    """The events of a topic, when there are as many (of these types)."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                page = [d.record.event for d in await bus.backend.read(topic, StartAt.EARLIEST, 10_000)]
+            except LookupError:
+                page = []
+            found = [e for e in page if not types or e.event_type.value in types]
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(0.005)
+
+
+async def eventually(true: Callable[[], Any], timeout: float = 10.0) -> None:
+    """Return when it is so."""
+    async with asyncio.timeout(timeout):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+async def streaming(connector: CDCConnector, *objects: str) -> None:
+    """Return when the snapshots are over."""
+    wanted = objects or ("contact",)
+    await eventually(
+        lambda: {connector.get_status()["objects"][name]["phase"] for name in wanted} == {"stream"}
+    )

@@ -1,0 +1,144 @@
+"""What an event says of a change."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+from dimesh import CDCEvent, CDCOperation, Event, EventBus
+from dimesh.cdc import SourceConnector
+from dimesh.cdc.events import NAMESPACE
+from dimesh.spi.cdc import Before, Gap, Operation
+
+from .conftest import eventually, published, streaming
+from .scripted import ScriptedSource, change, row
+
+
+async def test_everything_the_source_says_is_in_the_event(any_bus: EventBus) -> None:
+    now = datetime.now(UTC)
+    source = ScriptedSource([row(1, name="Ada")])
+    connector = SourceConnector("crm", source, any_bus, "Growth Engine")
+    await connector.start(["contact"])
+    (snapshot,) = await published(any_bus, 1)
+    await streaming(connector)
+    await source.say(
+        change(
+            "u1",
+            after={"id": 1, "name": "Eve"},
+            before={"id": 1, "name": "Ada"},
+            before_from=Before.DERIVED,
+            changed_fields=["name"],
+            actor="005A",
+            own=True,
+            transaction="tx-7",
+            api_version="62.0",
+            timestamp=now - timedelta(seconds=30),
+            visible=now - timedelta(seconds=20),
+            metadata={"note": "x"},
+        )
+    )
+    update = (await published(any_bus, 2))[1]
+    await connector.disconnect()
+    said = update.payload
+    assert list(said)[:5] == ["operation", "source_system", "object", "primary_key", "before"]
+    assert {
+        name: said[name]
+        for name in (
+            "before_from",
+            "changed_fields",
+            "actor",
+            "own_write",
+            "transaction",
+            "snapshot",
+            "api_version",
+            "partial",
+        )
+    } == {
+        "before_from": "derived",
+        "changed_fields": ["name"],
+        "actor": "005A",
+        "own_write": True,
+        "transaction": "tx-7",
+        "snapshot": False,
+        "api_version": "62.0",
+        "partial": False,
+    }
+    assert said["metadata"]["note"] == "x"
+    assert said["lag"]["source"] == 10.0
+    assert 20.0 <= said["lag"]["ours"] < 60.0
+    assert update.metadata.tags["own_write"] == "true"
+    assert snapshot.payload["snapshot"] is True
+    assert snapshot.payload["lag"]["source"] is None  # the source does not say when it let it be read
+    assert 0.0 <= snapshot.payload["lag"]["ours"] < 30.0
+    assert "own_write" not in snapshot.metadata.tags
+
+
+async def test_clocks_that_differ_give_no_lag_below_nothing(any_bus: EventBus) -> None:
+    source = ScriptedSource()
+    connector = SourceConnector("crm", source, any_bus)
+    await connector.start(["contact"])
+    await streaming(connector)
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    await source.say(change("u1", after={"id": 1}, timestamp=ahead, visible=ahead - timedelta(seconds=1)))
+    (event,) = await published(any_bus, 1)
+    assert event.payload["lag"] == {"source": 0.0, "ours": 0.0}
+    await connector.disconnect()
+
+
+def test_a_before_without_an_origin_is_the_sources_own() -> None:
+    stated = change("u", after={"id": 1}, before={"id": 1})
+    assert CDCEvent.of(stated, "crm").to_event("P").payload["before_from"] == "native"
+    assert CDCEvent.of(change("u", after={"id": 1}), "crm").to_event("P").payload["before_from"] == "none"
+
+
+def test_a_row_that_a_repair_found_deleted_was_found_by_reading() -> None:
+    found = change("repair-1", Operation.DELETE, metadata={"found_by": "repair"})
+    assert CDCEvent.of(found, "crm").to_event("P").payload["snapshot"] is True
+
+
+def test_an_event_made_by_hand_still_needs_no_more_than_it_did() -> None:
+    event = CDCEvent(CDCOperation.INSERT, "crm", "contact", {"id": 1}, after={"id": 1}).to_event("P")
+    assert event.payload["lag"] == {"source": None, "ours": None}
+    assert event.metadata.tags == {
+        "cdc_operation": "insert",
+        "source_system": "crm",
+        "object_type": "contact",
+    }
+
+
+def test_ids_are_uuids_of_version_5_as_everybody_makes_them() -> None:
+    event = CDCEvent(CDCOperation.INSERT, "crm", "contact", {"id": 1}, identity="é")
+    assert event.event_id == str(uuid.uuid5(NAMESPACE, "crm|contact|insert|é"))
+
+
+async def test_a_row_that_is_as_it_was_before_is_told_again(any_bus: EventBus) -> None:
+    """Consumers leave out repeats by the event id: after a gap, or a reset, a row that is back to what it was once is none."""
+    rows: dict[int, str] = {}
+
+    async def mirror(event: Event) -> None:
+        if (after := event.payload.get("after")) is not None:
+            rows[after["id"]] = after["name"]
+
+    await any_bus.subscribe("cdc.crm", mirror, "mirror")
+    source = ScriptedSource([row(1, name="Ada")])
+    connector = SourceConnector("crm", source, any_bus)
+    await connector.start(["contact"])
+    await streaming(connector)
+    await source.say(change("u1", after={"id": 1, "name": "Eve"}))
+    await eventually(lambda: rows == {1: "Eve"})
+    await connector.stop()
+    source.log += [[change("u2", after={"id": 1, "name": "Ada"})]]  # nobody is told of this one
+    source.oldest = 2
+    await connector.start(["contact"])
+    await eventually(lambda: rows == {1: "Ada"})
+    await source.say(change("u3", after={"id": 1, "name": "Zoe"}))
+    await eventually(lambda: rows == {1: "Zoe"})
+    await source.say(Gap("contact", "unread", resnapshot=False, repair=[row(1, name="Ada")]))
+    await eventually(lambda: rows == {1: "Ada"})
+    await source.say(change("u4", after={"id": 1, "name": "Zoe"}))
+    await eventually(lambda: rows == {1: "Zoe"})
+    await connector.stop()
+    await connector.reset("contact")
+    await connector.start(["contact"])
+    await eventually(lambda: rows == {1: "Ada"})
+    await connector.disconnect()
