@@ -21,9 +21,9 @@ from typing import Any, Protocol
 import pytest
 
 from dimesh.capabilities import Capability
-from dimesh.errors import SourceObjectError, SourcePositionLostError
-from dimesh.spi.cdc import Before, CDCSource, Change, Gap, Operation
-from dimesh_contracts.contract import Contract, Guarantee, proves
+from dimesh.errors import CredentialsError, SourceObjectError, SourcePositionLostError
+from dimesh.spi.cdc import Before, CDCSource, Change, Describes, Gap, Operation
+from dimesh_contracts.contract import NOT_OFFERED, Contract, Guarantee, proves
 from dimesh_contracts.waiting import deadline
 
 NewSource = Callable[[], CDCSource]
@@ -52,6 +52,38 @@ class System(Protocol):
         ...
 
 
+class Forgets(System, Protocol):
+    """A system whose history can be cut off. Have this method if yours keeps changes for a limited time."""
+
+    async def lose_history(self) -> None:
+        """Forget all changes so far, as if they had aged out; the rows stay."""
+        ...
+
+
+class Expires(System, Protocol):
+    """A system whose credentials can end. Have these methods if yours asks for any."""
+
+    async def expire_credentials(self) -> None:
+        """Refuse the credentials of the sources from now on."""
+        ...
+
+    async def renew_credentials(self) -> None:
+        """Take them again."""
+        ...
+
+
+class Refuses(System, Protocol):
+    """A system that refuses requests for their rate. Have these methods if yours does."""
+
+    async def refuse_requests(self, seconds: float) -> None:
+        """Refuse every request from now on for so long, and say how long to wait."""
+        ...
+
+    def refused(self) -> int:
+        """How many requests were refused."""
+        ...
+
+
 class CDCGuarantee(Guarantee):
     """Promises of a change source."""
 
@@ -68,8 +100,16 @@ class CDCGuarantee(Guarantee):
     IDENTITY = "A change has the same identity whenever it is read, and no other change has it."
     BEFORE = "An update or delete carries the row as it was, and says where that comes from."
     DELETES = "Deleted rows are reported."
+    DESCRIBED = "The description of an object has every field that its rows have."
     POSITION_LOST = (
         "A position that the source does not know is an error, never a silent start somewhere else."
+    )
+    GAPS = "Changes that the system has forgotten are an error or a gap, and never left out in silence."
+    CREDENTIALS = (
+        "Credentials that end while it streams are an error of their own, and nothing is lost by it."
+    )
+    BUDGET = (
+        "A system that says that it is too much is left alone for as long as it says, and nothing is lost."
     )
     CANCELLATION = "A stream that is cancelled or closed while it waits loses nothing."
 
@@ -97,6 +137,14 @@ class CDCSourceContract(Contract):
         await made.open()
         yield made
         await made.close()
+
+    @staticmethod
+    def _can(system: System, *hooks: str) -> Any:
+        """The system, if it has these methods; the test is "not offered" otherwise."""
+        for hook in hooks:
+            if not hasattr(system, hook):
+                pytest.skip(f"{NOT_OFFERED}the system has no {hook}")
+        return system
 
     @staticmethod
     async def read(source: CDCSource, object: str, position: bytes, count: int) -> list[tuple[Change, bytes]]:
@@ -277,6 +325,22 @@ class CDCSourceContract(Contract):
         for change in changes[1:]:
             assert system.value(change.before) == "2"
 
+    @proves(G.DESCRIBED, Capability.DESCRIBED, Capability.SNAPSHOT)
+    async def test_a_description_has_every_field(self, source: CDCSource, system: System) -> None:
+        """Usually wrong: fields that no row has a value for, or the key, are left out; a schema for an object that is not
+        there.
+        """
+        assert isinstance(source, Describes)
+        await system.put("k", "v")
+        schema = await source.schema(system.object)
+        assert schema is not None, "there is no description of an object that can be captured"
+        for change, _ in await self.snapshot(source, system.object):
+            assert change.after is not None
+            lacking = (change.after.keys() | change.primary_key.keys()) - schema["properties"].keys()
+            assert not lacking, f"the description lacks {sorted(lacking)}"
+        with pytest.raises(SourceObjectError, match="nobody_has_this"):
+            await source.schema("nobody_has_this")
+
     @proves(G.RESUME, Capability.STREAM)
     async def test_a_stream_resumes_anywhere(
         self, source: CDCSource, new_source: NewSource, system: System
@@ -328,6 +392,78 @@ class CDCSourceContract(Contract):
             async with deadline():
                 await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
+
+    @proves(G.GAPS, Capability.STREAM)
+    async def test_forgotten_changes_are_said(self, source: CDCSource, system: System) -> None:
+        """Usually wrong: the oldest change that is still there is taken for the next one."""
+        forgets: Forgets = self._can(system, "lose_history")
+        await system.put("a", "1")
+        position = await source.position(system.object)
+        await system.put("b", "1")
+        ((_, position),) = await self.read(source, system.object, position, 1)
+        await system.put("c", "1")
+        await forgets.lose_history()
+        stream = source.stream(system.object, position)
+        try:
+            async with deadline():
+                batch = await anext(stream)
+            assert batch.items, "a batch without items, where changes are missing"
+            assert isinstance(batch.items[0], Gap), f"no gap, but {batch.items[0]}"
+        except SourcePositionLostError:
+            pass
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+        position = await source.position(system.object)
+        await system.put("d", "1")
+        ((change, _),) = await self.read(source, system.object, position, 1)
+        assert system.key(change) == "d"
+
+    @proves(G.CREDENTIALS, Capability.STREAM)
+    async def test_credentials_that_end_while_it_streams(
+        self, source: CDCSource, new_source: NewSource, system: System
+    ) -> None:
+        """Usually wrong: an error that looks as if the system did not answer, and is tried again until the account is
+        locked; a stream that waits for ever.
+        """
+        expires: Expires = self._can(system, "expire_credentials", "renew_credentials")
+        await system.put("first", "v")
+        position = await source.position(system.object)
+        await system.put("a", "1")
+        stream = source.stream(system.object, position)
+        try:
+            async with deadline():
+                batch = await anext(stream)
+                while not batch.items:
+                    batch = await anext(stream)
+                position = batch.position
+                await expires.expire_credentials()
+                await system.put("b", "1")
+                # A source that can renew them by itself may go on instead.
+                batch = await anext(stream)
+                while not batch.items:
+                    batch = await anext(stream)
+        except CredentialsError:
+            pass
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+        await expires.renew_credentials()
+        other = new_source()
+        await other.open()
+        ((change, _),) = await self.read(other, system.object, position, 1)
+        assert system.key(change) == "b"
+        await other.close()
+
+    @proves(G.BUDGET, Capability.STREAM)
+    async def test_a_system_that_says_it_is_too_much(self, source: CDCSource, system: System) -> None:
+        """Usually wrong: the request is made again at once, and again."""
+        refuses: Refuses = self._can(system, "refuse_requests", "refused")
+        await system.put("first", "v")
+        position = await source.position(system.object)
+        await refuses.refuse_requests(0.5)
+        await system.put("a", "1")
+        ((change, _),) = await self.read(source, system.object, position, 1)
+        assert system.key(change) == "a"
+        assert refuses.refused() <= 3, f"{refuses.refused()} requests while it was told to wait"
 
     @proves(G.CANCELLATION, Capability.STREAM)
     async def test_a_cancelled_stream_loses_nothing(self, source: CDCSource, system: System) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from catalogue import Mutant
 
 from dimesh.backends.outbox import OutboxOptions, OutboxSource, watch
 from dimesh.clock import SystemClock
-from dimesh.errors import SourceObjectError, SourcePositionLostError
+from dimesh.errors import CredentialsError, SourceObjectError, SourcePositionLostError
 from dimesh.spi.cdc import Change, ChangeBatch, Operation
 from dimesh_contracts.cdc import CDCGuarantee as G
+
+EXPIRED, REFUSES, REFUSED = "expired", "refuses until", "refused"
+"""Files by which the system says that credentials are expired, until when it refuses requests, and how many it refused."""
 
 
 class Application:
@@ -25,6 +30,7 @@ class Application:
     object = "things"
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._connection = sqlite3.connect(folder / "app.db", isolation_level=None)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=OFF")
@@ -39,6 +45,28 @@ class Application:
 
     async def delete(self, key: str) -> None:
         self._connection.execute("DELETE FROM things WHERE key = ?", (key,))
+
+    async def lose_history(self) -> None:
+        (last,) = self._connection.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'dimesh_outbox'"
+        ).fetchone()
+        self._connection.execute("DELETE FROM dimesh_outbox")
+        self._connection.execute(
+            "INSERT OR REPLACE INTO dimesh_outbox_meta VALUES ('trimmed:things', ?)", (str(last),)
+        )
+
+    async def expire_credentials(self) -> None:
+        (self._folder / EXPIRED).touch()
+
+    async def renew_credentials(self) -> None:
+        (self._folder / EXPIRED).unlink(missing_ok=True)
+
+    async def refuse_requests(self, seconds: float) -> None:
+        (self._folder / REFUSES).write_text(str(time.time() + seconds))
+
+    def refused(self) -> int:
+        found = self._folder / REFUSED
+        return found.stat().st_size if found.exists() else 0
 
     def key(self, change: Change) -> str:
         return str(change.primary_key["key"])
@@ -147,6 +175,73 @@ class RemembersWhatItFetched(Outbox):
             yield batch
 
 
+class SkipsWhatIsForgotten(Outbox):
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        try:
+            async for batch in super().stream(object, position):
+                yield batch
+        except SourcePositionLostError as error:
+            if "removed" not in str(error):
+                raise
+            async for batch in super().stream(object, await self.position(object)):
+                yield batch
+
+
+class Asked(Outbox):
+    """Asks the system for its changes, which may refuse."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder
+
+    def request(self) -> None:
+        if (self._folder / EXPIRED).exists():
+            raise CredentialsError("the credentials are expired")
+        until = self._folder / REFUSES
+        if until.exists() and time.time() < float(until.read_text()):
+            with (self._folder / REFUSED).open("a") as counted:
+                counted.write(".")
+            raise ConnectionRefusedError(until.read_text())
+
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        while True:
+            try:
+                self.request()
+            except ConnectionRefusedError as error:
+                await self.refused(float(str(error)))
+                continue
+            except CredentialsError:
+                position = await self.expired(object, position)
+                continue
+            _, changes, position = await self._run(partial(self._entries, object, position, None))
+            if changes:
+                yield ChangeBatch(changes, position)
+            await asyncio.sleep(0.01)
+
+    async def refused(self, until: float) -> None:
+        await asyncio.sleep(until - time.time())
+
+    async def expired(self, object: str, position: bytes) -> bytes:
+        raise CredentialsError("the credentials are expired")
+
+
+class TriesAtOnce(Asked):
+    async def refused(self, until: float) -> None:
+        await asyncio.sleep(0.005)
+
+
+class WaitsForCredentials(Asked):
+    async def expired(self, object: str, position: bytes) -> bytes:
+        await asyncio.sleep(0.01)
+        return await self.position(object)
+
+
+class DescribesInPart(Outbox):
+    async def schema(self, object: str) -> Mapping[str, Any] | None:
+        found = await super().schema(object)
+        return found and {**found, "properties": dict(list(found["properties"].items())[1:])}
+
+
 class EmptyFeed(Outbox):
     async def position(self, object: str) -> bytes:
         try:
@@ -181,5 +276,19 @@ MUTANTS = [
         "goes on behind what it fetched, whatever came out",
         RemembersWhatItFetched,
     ),
+    Mutant(
+        "skips-forgotten",
+        G.GAPS,
+        "goes on after changes that are forgotten, and says nothing",
+        SkipsWhatIsForgotten,
+    ),
+    Mutant("tries-at-once", G.BUDGET, "asks again at once when it is told to wait", TriesAtOnce),
+    Mutant(
+        "waits-for-credentials",
+        G.CREDENTIALS,
+        "waits in silence while its credentials are expired, and goes on from then",
+        WaitsForCredentials,
+    ),
+    Mutant("describes-in-part", G.DESCRIBED, "leaves a field out of its description", DescribesInPart),
     Mutant("empty-feed", G.UNKNOWN_OBJECT, "gives an empty feed for an object that is not there", EmptyFeed),
 ]
