@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,12 @@ from dimesh_stripe.options import StripeOptions
 from dimesh_stripe.sandbox import StripeSandbox
 from dimesh_stripe.sandbox.server import KEY
 from dimesh_stripe.source import StripeSource
+
+
+@pytest.fixture(autouse=True)
+def own_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What an earlier server of the same port said of its limits is not for this one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ async def test_storms_lose_nothing(
         for m in range(10):
             account.create("customer", {"name": f"{kind}{m}"})
         account.update("customer", account.rows("customer")[-1]["id"], {"name": f"after {kind}"})
-        await until(lambda: not sandbox.faults._planned)
+        await until(lambda: not sandbox.faults.planned)
         await until(lambda: len(mirror.rows) == len(truth(sandbox)))
     await until(lambda: mirror.rows == truth(sandbox), 2)
     await connector.disconnect()

@@ -199,6 +199,25 @@ async def test_keys(sandbox: StripeSandbox, new_source: Make) -> None:
     await source.close()
 
 
+async def test_who_caused_a_change_and_whether_we_did(
+    sandbox: StripeSandbox, new_source: Callable[..., StripeSource]
+) -> None:
+    source = new_source(own_writes="agent-")
+    await source.open()
+    row = sandbox.account.create("customer", {"name": "Ada"})
+    position = await source.position("customer")
+    sandbox.account.update("customer", row["id"], {"name": "ours"}, key="agent-7")
+    sandbox.account.update("customer", row["id"], {"name": "theirs"}, key="other")
+    (ours, theirs), _ = await read(source, "customer", position, 2)
+    assert (ours.own, theirs.own) == (True, False)
+    assert ours.transaction is not None
+    assert ours.transaction != theirs.transaction
+    assert ours.api_version is not None
+    (listed,) = [c async for b in source.snapshot("customer", None) for c in b.items if isinstance(c, Change)]
+    assert listed.api_version == source.options.api_version
+    await source.close()
+
+
 async def test_before_and_after(sandbox: StripeSandbox, source: StripeSource) -> None:
     account = sandbox.account
     row = account.create(

@@ -16,8 +16,11 @@ from dimesh_stripe.resources import Resource
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def change_of(event: Mapping[str, Any], resource: Resource) -> Change:
-    """The change that an event tells of."""
+def change_of(event: Mapping[str, Any], resource: Resource, own: str | None = None) -> Change:
+    """The change that an event tells of; ``own`` is how idempotency keys of our own requests begin.
+
+    Stripe says which request caused it, and not who made that: there is no actor.
+    """
     data = event["data"]
     row = data["object"]
     previous = data.get("previous_attributes")
@@ -31,6 +34,7 @@ def change_of(event: Mapping[str, Any], resource: Resource) -> Change:
     request = event.get("request")
     if not isinstance(request, Mapping):  # before 2017 it was the id alone
         request = {"id": request, "idempotency_key": None}
+    key = request.get("idempotency_key")
     return Change(
         identity=event["id"],
         operation=operation,
@@ -42,13 +46,14 @@ def change_of(event: Mapping[str, Any], resource: Resource) -> Change:
         sequence=str(event["created"]),
         before_from=Before.NATIVE if before is not None else Before.NONE,
         changed_fields=sorted(previous) if previous else (),
+        own=bool(own and isinstance(key, str) and key.startswith(own)),
+        transaction=request.get("id"),
+        api_version=event.get("api_version"),
         metadata={
             "event_type": event["type"],
-            "api_version": event.get("api_version"),
             "livemode": event.get("livemode"),
             "account": event.get("account"),
-            "request_id": request.get("id"),
-            "idempotency_key": request.get("idempotency_key"),
+            "idempotency_key": key,
         },
     )
 
@@ -64,7 +69,8 @@ def row_of(row: Mapping[str, Any], resource: Resource, read: float, api_version:
         before=None,
         after=row,
         timestamp=datetime.fromtimestamp(read, UTC),
-        metadata={"api_version": api_version, "created": row.get("created")},
+        api_version=api_version,
+        metadata={"created": row.get("created")},
     )
 
 

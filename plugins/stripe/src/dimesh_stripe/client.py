@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 import httpx
 
@@ -22,8 +20,6 @@ from dimesh.spi.budget import Budget, Urgency
 from dimesh_stripe.options import StripeOptions
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
-_budgets: WeakValueDictionary[str, Budget] = WeakValueDictionary()
-"""By key and account: connectors of one process share it."""
 
 
 class CursorGoneError(CDCError):
@@ -37,11 +33,8 @@ class Client:
         self._options = options
         self._clock = clock
         self._http: httpx.AsyncClient | None = None
-        name = hashlib.sha256(f"{options.url}|{options.api_key}|{options.account}".encode()).hexdigest()
-        found = _budgets.get(name)
-        if found is None:
-            found = _budgets[name] = Budget(options.rate, clock)
-        self.budget = found
+        account = f"stripe|{options.url}|{options.api_key}|{options.account}"
+        self.budget = Budget.of(account, options.rate, clock, options.ledger)
 
     async def open(self) -> None:
         """Make the connection pool."""
@@ -60,15 +53,24 @@ class Client:
         if self._http is not None:
             await self._http.aclose()
             self._http = None
+        self.budget.close()
 
-    async def get(self, path: str, params: Mapping[str, Any], urgency: Urgency, about: str) -> dict[str, Any]:
+    async def get(
+        self,
+        path: str,
+        params: Mapping[str, Any],
+        urgency: Urgency,
+        about: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         """The answer to a GET.
 
         Args:
-            path: with ``/v1/``.
+            path: with ``/v1/`` or ``/v2/``; one that has a query already gets no ``params``.
             params: of the query.
             urgency: who goes first.
             about: the object that is read, for errors.
+            headers: more of them.
 
         Raises:
             CredentialsError: the key is refused.
@@ -84,7 +86,7 @@ class Client:
             again: float | None = None
             try:
                 assert self._http is not None, "not open"
-                answer = await self._http.get(path, params=dict(params))
+                answer = await self._http.get(path, params=dict(params) or None, headers=headers)
                 if len(answer.content) > _MOST_BYTES:
                     raise SourceUnavailableError(
                         f"Stripe answered {about} with {len(answer.content):,} bytes"

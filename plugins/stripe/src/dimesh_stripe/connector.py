@@ -9,8 +9,6 @@ from dimesh.spi.options import parse_options
 from dimesh_stripe.options import StripeOptions
 from dimesh_stripe.source import StripeSource
 
-_CONNECTOR = ("state", "store", "clock", "observer", "seed")
-
 
 class StripeCDCConnector(SourceConnector):
     """Captures changes of a Stripe account; connects at its start.
@@ -26,7 +24,7 @@ class StripeCDCConnector(SourceConnector):
     def __init__(
         self, connector_id: str, event_bus: EventBus, pillar: str = "", api_key: str = "", **options: Any
     ) -> None:
-        own = {name: options.pop(name) for name in _CONNECTOR if name in options}
+        own = {name: options.pop(name) for name in self.OPTIONS if name in options}
         parsed = parse_options(StripeOptions, {**options, "api_key": api_key}, "source 'stripe'")
         self._stripe = StripeSource(parsed, own.get("clock") or event_bus.clock)
         super().__init__(connector_id, self._stripe, event_bus, pillar, **own)

@@ -24,6 +24,10 @@ class StripeOptions(Options, frozen=True):
     """Of the API; the sandbox's in tests."""
     api_version: str = API_VERSION
     """The shape of snapshots. Events have that of the account when they happened; each change says which."""
+    webhook_secrets: list[str] = []
+    """``whsec_…`` of the endpoint that `dimesh webhooks serve` takes webhooks for; both, while one is rotated."""
+    own_writes: str | None = None
+    """How the idempotency keys of our own requests begin: what they changed is marked as our own write."""
     poll: float = 5.0
     """Between two looks at the feed, while no webhook hints at something."""
     overlap: float = 120.0
@@ -34,6 +38,9 @@ class StripeOptions(Options, frozen=True):
     """A position that is within this time of Stripe's 30 days counts as lost, so that nothing ages out while it is read."""
     rate: float = 20.0
     """Requests a second of this account, at most; Stripe lets 100 pass in live mode and 25 in a sandbox."""
+    ledger: str | None = None
+    """A file through which the processes of this machine share ``rate``; None: one in the user's cache folder; empty: each
+    process counts by itself."""
     page: int = 100
     timeout: float = 30.0
     """Of one request."""

@@ -9,23 +9,36 @@ late. Every event is handed out once for a position, whatever its place was.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+from starlette.applications import Starlette
 
 from dimesh.capabilities import Capabilities, Capability
 from dimesh.clock import Clock
-from dimesh.errors import CredentialsError, SourceObjectError, SourcePositionLostError, SourceUnavailableError
+from dimesh.errors import (
+    ConfigurationError,
+    CredentialsError,
+    SourceObjectError,
+    SourcePositionLostError,
+    SourceUnavailableError,
+)
 from dimesh.spi.budget import Urgency
 from dimesh.spi.cdc import Change, ChangeBatch, CheckResult
 from dimesh_stripe.changes import change_of, deleted_row, row_of
 from dimesh_stripe.client import Client, CursorGoneError
 from dimesh_stripe.options import RETENTION, StripeOptions
 from dimesh_stripe.resources import RESOURCES, Resource
+from dimesh_stripe.v2 import V2, ThinFeed
+from dimesh_stripe.webhooks import WebhookReceiver
 
 Row = dict[str, Any]
 _MOST_PAGES: Final = 100_000
+_QUIET: Final = 86_400.0
+"""Seconds after which a position on which nothing happened is moved on."""
+_SKEW: Final = 3_600
+"""By how much our clock may be ahead of Stripe's."""
 
 
 class FeedPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -68,6 +81,7 @@ class StripeSource:
         self.options = options
         self._clock = clock
         self._client = Client(options, clock)
+        self._thin = ThinFeed(options, clock, self._client)
         self._hints: dict[str, asyncio.Event] = {}
 
     async def open(self) -> None:
@@ -94,27 +108,47 @@ class StripeSource:
             await self._client.get("/v1/events", {"limit": 1}, Urgency.CHECK, "events")
         except (SourceObjectError, CredentialsError, SourceUnavailableError) as error:
             problems.append(f"{error}. Give the restricted key the permission to read Events")
-        for resource in RESOURCES.values():
+        for resource in (*RESOURCES.values(), *V2.values()):
             try:
+                api = "v2" if resource.name in V2 else "v1"
                 await self._client.get(
-                    f"/v1/{resource.path}", {"limit": 1, **resource.params}, Urgency.CHECK, resource.name
+                    f"/{api}/{resource.path}", {"limit": 1, **resource.params}, Urgency.CHECK, resource.name
                 )
                 found[resource.name] = ""
             except (SourceObjectError, CredentialsError, SourceUnavailableError) as error:
                 found[resource.name] = str(error)
         return CheckResult(not problems, found, problems)
 
+    def account(self) -> dict[str, Any]:
+        """Requests of this process, how many were refused, and how many a second are tried at present."""
+        budget = self._client.budget
+        return {
+            "requests": budget.spent,
+            "requests_refused": budget.refused,
+            "requests_a_second": round(budget.rate, 2),
+        }
+
     def hint(self, event_type: str) -> None:
         """A webhook said that there is something new of this type: look at once."""
         for name, hint in self._hints.items():
-            if RESOURCES[name].has(event_type):
+            if _resource(name).has(event_type):
                 hint.set()
+
+    def webhooks(self, hint: Callable[[str], object], path: str) -> Starlette:
+        """See :class:`dimesh.spi.cdc.WebhookSource`."""
+        if not self.options.webhook_secrets:
+            raise ConfigurationError(
+                "source 'stripe': webhooks need the option webhook_secrets, with the endpoint's signing secret (whsec_…)"
+            )
+        return WebhookReceiver(hint, self.options.webhook_secrets, clock=self._clock).app(path)
 
     # -- the feed ----------------------------------------------------------------------------------
 
     async def position(self, object: str) -> bytes:
         """See the SPI."""
         resource = _resource(object)
+        if object in V2:
+            return await self._thin.position(resource)
         now = int(self._clock.time())
         newest: Row | None = None
         recent: dict[str, int] = {}
@@ -132,6 +166,10 @@ class StripeSource:
     async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
         """See the SPI."""
         resource = _resource(object)
+        if object in V2:
+            hint = self._hints.setdefault(object, asyncio.Event())
+            async for batch in self._thin.stream(resource, position, hint):
+                yield batch
         try:
             at = _decode_feed(position)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -142,14 +180,17 @@ class StripeSource:
         reread = 0.0
         while True:
             hint.clear()
-            if at.newest is not None and at.created < self._clock.time() - RETENTION + self.options.guard:
+            began = self._clock.time()
+            if at.created < began - RETENTION + self.options.guard:
                 await self._check_age(resource, at)
             while at.newest is not None:
                 page = await self._newer(resource, at.newest)
                 events = [e for e in page[0] if resource.has(e["type"]) and e["id"] not in at.recent]
                 if events:
                     at = self._moved(at, events)
-                    yield ChangeBatch([change_of(event, resource) for event in events], _encode(at))
+                    yield ChangeBatch(
+                        [change_of(event, resource, self.options.own_writes) for event in events], _encode(at)
+                    )
                 if not page[1]:
                     break
                 if not events:
@@ -159,10 +200,14 @@ class StripeSource:
                 reread = self._clock.monotonic() + self.options.reread
                 events, late = await self._recent(resource, at)
                 if events:
-                    changes = [change_of(event, resource) for event in events]
+                    changes = [change_of(event, resource, self.options.own_writes) for event in events]
                     changes += await self._as_now(resource, late)
                     at = self._moved(at, events)
                     yield ChangeBatch(changes, _encode(at))
+                elif at.created < began - _QUIET:
+                    # Nothing happened up to this look: else the position of a quiet object would age out.
+                    at = FeedPosition(None, int(began) - _SKEW, {})
+                    yield ChangeBatch((), _encode(at))
             try:
                 async with asyncio.timeout(self.options.poll):
                     await hint.wait()
@@ -170,12 +215,11 @@ class StripeSource:
                 pass
 
     async def _check_age(self, resource: Resource, at: FeedPosition) -> None:
-        """An old position is good as long as nothing can have aged out since: if nothing newer is there, nothing has."""
-        found = await self._list(resource, {"limit": 1})
-        newest = next((e for e in found["data"] if resource.has(e["type"])), None)
-        if newest is None or newest["id"] == at.newest:
-            age = self._clock.time() - at.created
-            if age < RETENTION - 3_600 or newest is not None:
+        """An old position is good as long as nothing can have aged out since: its event is there, and is the newest."""
+        if at.newest is not None:
+            found = await self._list(resource, {"limit": 1})
+            newest = next((e for e in found["data"] if resource.has(e["type"])), None)
+            if newest is not None and newest["id"] == at.newest:
                 return
         raise SourcePositionLostError(
             f"the position of {resource.name} is from {int((self._clock.time() - at.created) // 86_400)} days ago, and "
@@ -263,6 +307,10 @@ class StripeSource:
     async def snapshot(self, object: str, resume: bytes | None) -> AsyncIterator[ChangeBatch]:
         """See the SPI. Newest first; what is made meanwhile is in the feed."""
         resource = _resource(object)
+        if object in V2:
+            async for batch in self._thin.snapshot(resource, resume):
+                yield batch
+            return
         at = _decode_snapshot(resume) if resume else None
         params: dict[str, Any] = {"limit": self.options.page, **resource.params}
         while at is None or not at.done:
@@ -308,9 +356,9 @@ class StripeSource:
 
 
 def _resource(name: str) -> Resource:
-    found = RESOURCES.get(name)
+    found = RESOURCES.get(name) or V2.get(name)
     if found is None:
         raise SourceObjectError(
-            f"Stripe has no object {name!r:.80} that can be captured; there are: {', '.join(RESOURCES)}"
+            f"Stripe has no object {name!r:.80} that can be captured; there are: {', '.join([*RESOURCES, *V2])}"
         )
     return found

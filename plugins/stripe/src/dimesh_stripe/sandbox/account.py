@@ -200,6 +200,11 @@ class Account:
         ]
         return sorted(found, key=lambda event: -event["created"])
 
+    def age(self, seconds: float) -> None:
+        """What happened until now happened so much longer ago."""
+        for event, _ in self._events:
+            event["created"] -= int(seconds)
+
     def event(self, id: str, param: str = "id") -> Row:
         """One event.
 

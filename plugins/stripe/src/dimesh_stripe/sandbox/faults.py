@@ -125,24 +125,24 @@ class Faults:
     """The failures that are planned."""
 
     def __init__(self) -> None:
-        self._planned: list[Fault] = []
+        self.planned: list[Fault] = []
 
     def plan(self, kind: Kind, **more: Any) -> Fault:
         """Let the next requests fail."""
         fault = Fault(kind=kind, **more)
-        self._planned.append(fault)
+        self.planned.append(fault)
         return fault
 
     def clear(self) -> None:
         """No more failures."""
-        self._planned.clear()
+        self.planned.clear()
 
     def take(self, path: str) -> Fault | None:
         """The failure of a request, if one is planned for it."""
-        for fault in self._planned:
+        for fault in self.planned:
             if path.startswith(fault.path) and fault.times:
                 fault.times -= fault.times > 0
                 if not fault.times:
-                    self._planned.remove(fault)
+                    self.planned.remove(fault)
                 return fault
         return None

@@ -25,6 +25,7 @@ from dimesh_stripe.resources import RESOURCES
 from dimesh_stripe.sandbox.account import Account, Refused, Row, page
 from dimesh_stripe.sandbox.faults import Fault, Faults
 from dimesh_stripe.sandbox.page import PAGE
+from dimesh_stripe.sandbox.v2 import V2Objects
 from dimesh_stripe.signatures import sign
 
 BY_PATH: Final = {resource.path: resource for resource in RESOURCES.values()}
@@ -72,6 +73,9 @@ class StripeSandbox:
         self.port = port
         self.keys: dict[str, frozenset[str] | None] = dict(keys or {KEY: None})
         self.account = Account(seed=seed)
+        self.v2 = V2Objects(self.account)
+        """Objects of the v2 API."""
+        self.v2.listeners.append(self._queue)
         self.connected: dict[str, Account] = {}
         """Accounts that are reached with the header ``Stripe-Account``."""
         self.faults = Faults()
@@ -150,6 +154,7 @@ class StripeSandbox:
                 Route("/", self._page, methods=["GET"]),
                 Route("/_sandbox/{what}", self._control, methods=["GET", "POST", "DELETE"]),
                 Route("/v1/{path:path}", self._v1, methods=["GET", "POST", "DELETE"]),
+                Route("/v2/{path:path}", self._v1, methods=["GET"]),
             ]
         )
 
@@ -208,6 +213,8 @@ class StripeSandbox:
             raise Refused(413, "Request entity too large")
         params = nested([*parse_qsl(request.url.query, True), *parse_qsl(raw.decode(), True)])
         parts = [part for part in request.url.path.split("/")[2:] if part]
+        if request.url.path.startswith("/v2/"):
+            return self.v2.answer("/".join(parts), params), {}
         if parts[:1] == ["webhook_endpoints"]:
             return self._webhook_endpoints(request.method, parts[1:], params), {}
         if parts[:1] == ["events"]:
