@@ -1,0 +1,41 @@
+"""The connector as a class of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dimesh import EventBus, SourceConnector
+from dimesh.spi.options import parse_options
+from dimesh_salesforce.options import SalesforceOptions
+from dimesh_salesforce.source import SalesforceSource
+
+_CONNECTOR = ("state", "store", "clock", "observer", "seed")
+
+
+class SalesforceCDCConnector(SourceConnector):
+    """Captures changes of a Salesforce org; connects at its start.
+
+    Args:
+        connector_id: names the connector and its positions.
+        event_bus: changes go to its topic ``cdc.salesforce``.
+        pillar: the pillar that the changes belong to.
+        instance_url: My Domain of the org.
+        access_token: works until it expires; the other credentials of
+            :class:`~dimesh_salesforce.options.SalesforceOptions` are renewed.
+        options: of the source, and of :class:`dimesh.CDCConnector`.
+    """
+
+    def __init__(
+        self,
+        connector_id: str,
+        event_bus: EventBus,
+        pillar: str = "",
+        instance_url: str = "",
+        access_token: str | None = None,
+        **options: Any,
+    ) -> None:
+        own = {name: options.pop(name) for name in _CONNECTOR if name in options}
+        given = {**options, "instance_url": instance_url, "access_token": access_token}
+        parsed = parse_options(SalesforceOptions, given, "source 'salesforce'")
+        source = SalesforceSource(parsed, own.get("clock") or event_bus.clock)
+        super().__init__(connector_id, source, event_bus, pillar, **own)

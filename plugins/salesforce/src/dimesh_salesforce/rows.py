@@ -1,0 +1,248 @@
+"""The rows of an object: by id in pages, or as the files of a Bulk API 2.0 job where there are many.
+
+Pages by id go on anywhere and are not disturbed by what changes meanwhile. They end at the greatest id of the beginning: what
+is made later is in the stream.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from dimesh.clock import Clock
+from dimesh.errors import SourceObjectError, SourceUnavailableError
+from dimesh.spi.budget import Urgency
+from dimesh_salesforce.client import Client, QueryError
+from dimesh_salesforce.fields import Fields, time_of
+from dimesh_salesforce.options import SalesforceOptions
+
+Row = dict[str, Any]
+_LONGEST: Final = 12_000
+"""Characters of a query that fit into an address with room for the rest: Salesforce takes 16,384 bytes."""
+_IDS: Final = 200
+"""Ids in one query."""
+_JOB_LOOK: Final = 2.0
+
+
+class Place(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Where a snapshot of one object stands."""
+
+    last: str = ""
+    """Greatest id that was read."""
+    end: str = ""
+    """Greatest id that there was at the beginning."""
+    total: int | None = None
+    """Rows, about."""
+    job: str = ""
+    """Of the Bulk API."""
+    locator: str = ""
+    """Of the job's next file."""
+    done: bool = False
+
+
+class Rows:
+    """Reads rows."""
+
+    def __init__(self, options: SalesforceOptions, clock: Clock, client: Client) -> None:
+        self._options = options
+        self._clock = clock
+        self._client = client
+
+    async def describe(self, object: str, urgency: Urgency) -> Fields:
+        """The fields of an object.
+
+        Raises:
+            SourceObjectError: there is none, or it cannot be read.
+        """
+        path = self._client.path(f"sobjects/{quote(object, safe='')}/describe")
+        found = await self._client.get(path, {}, urgency, object)
+        if not found.get("queryable", True):
+            raise SourceObjectError(f"{object} cannot be queried")
+        return Fields(object, found)
+
+    # -- all of them -------------------------------------------------------------------------------
+
+    async def read(self, fields: Fields, place: Place | None) -> AsyncIterator[tuple[list[Row], Place]]:
+        """Pages, each with the place after it."""
+        name = fields.object
+        if place is None:
+            place = Place(total=await self._count(name))
+            try:
+                newest = await self._query(
+                    f"SELECT Id FROM {name} ORDER BY Id DESC LIMIT 1", name, Urgency.SNAPSHOT
+                )
+                place.end, place.done = newest[0]["Id"] if newest else "", not newest
+            except QueryError as error:
+                if error.code != "QUERY_TIMEOUT":
+                    raise  # else it ends where no more rows are found
+        bulk = (place.total or 0) > self._options.bulk_above or len(_select(fields)) > _LONGEST
+        if place.done:
+            yield [], place
+            return
+        pages = self._bulk(fields, place) if bulk else self._by_id(fields, place)
+        async for page in pages:
+            yield page
+
+    async def _by_id(self, fields: Fields, place: Place) -> AsyncIterator[tuple[list[Row], Place]]:
+        size = self._options.page
+        while not place.done:
+            bounds = [f"Id <= '{place.end}'"] * bool(place.end) + [f"Id > '{place.last}'"] * bool(place.last)
+            where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+            text = f"{_select(fields)}{where} ORDER BY Id LIMIT {size}"
+            try:
+                found = await self._query(text, fields.object, Urgency.SNAPSHOT)
+            except QueryError as error:
+                if error.code != "QUERY_TIMEOUT" or size <= 50:
+                    raise
+                size //= 2
+                continue
+            done = len(found) < size or found[-1]["Id"] == place.end
+            place = Place(found[-1]["Id"] if found else place.last, place.end, place.total, done=done)
+            yield [fields.row(row) for row in found], place
+
+    async def _count(self, object: str) -> int | None:
+        try:
+            found = await self._client.get(
+                self._client.path("query"), {"q": f"SELECT COUNT() FROM {object}"}, Urgency.SNAPSHOT, object
+            )
+        except (QueryError, SourceObjectError):
+            return None  # it takes too long, or is not allowed: nobody needs to know it
+        return int(found["totalSize"])
+
+    async def _query(self, text: str, object: str, urgency: Urgency, resource: str = "query") -> list[Row]:
+        """All rows of a query; it has a LIMIT."""
+        found = await self._client.get(self._client.path(resource), {"q": text}, urgency, object)
+        rows = list(found["records"])
+        while not found["done"]:
+            found = await self._client.get(found["nextRecordsUrl"], {}, urgency, object)
+            rows += found["records"]
+        return rows
+
+    # -- Bulk API 2.0 ------------------------------------------------------------------------------
+
+    async def _bulk(self, fields: Fields, place: Place) -> AsyncIterator[tuple[list[Row], Place]]:
+        name = fields.object
+        if place.job and not await self._is_there(place.job, name):
+            place = Place(end=place.end, total=place.total)  # it was kept for a week: from the beginning
+        if not place.job:
+            answer = await self._client.send(
+                "POST",
+                self._client.path("jobs/query"),
+                Urgency.SNAPSHOT,
+                name,
+                json={"operation": "query", "query": _select(fields)},
+            )
+            place = Place(end=place.end, total=place.total, job=str(answer.json()["id"]))
+            yield [], place
+        await self._finished(place.job, name)
+        while not place.done:
+            params = {
+                "maxRecords": str(self._options.page),
+                **({"locator": place.locator} if place.locator else {}),
+            }
+            answer = await self._client.send(
+                "GET",
+                self._client.path(f"jobs/query/{place.job}/results"),
+                Urgency.SNAPSHOT,
+                name,
+                params=params,
+                headers={"accept": "text/csv"},
+            )
+            locator = answer.headers.get("sforce-locator", "null")
+            rows = list(_csv(fields, answer.content.decode("utf-8-sig")))
+            expected = answer.headers.get("sforce-numberofrecords", "")
+            if expected.isdigit() and int(expected) != len(rows):
+                raise SourceUnavailableError(
+                    f"{name}: a file of {len(rows)} rows that should have {expected}"
+                )
+            done = locator in ("null", "")
+            place = Place("", place.end, place.total, place.job, "" if done else locator, done)
+            yield rows, place
+
+    async def _is_there(self, job: str, name: str) -> bool:
+        try:
+            await self._client.get(self._client.path(f"jobs/query/{job}"), {}, Urgency.SNAPSHOT, name)
+        except SourceObjectError:
+            return False
+        return True
+
+    async def _finished(self, job: str, object: str) -> None:
+        wait = 0.05
+        while True:
+            found = await self._client.get(
+                self._client.path(f"jobs/query/{job}"), {}, Urgency.SNAPSHOT, object
+            )
+            state = found.get("state")
+            if state == "JobComplete":
+                return
+            if state in ("Failed", "Aborted"):
+                raise SourceUnavailableError(
+                    f"{object}: the job {job} is {state}: {found.get('errorMessage', '')}"
+                )
+            await self._clock.sleep(wait)
+            wait = min(wait * 2, _JOB_LOOK)
+
+    # -- some of them ------------------------------------------------------------------------------
+
+    async def some(self, fields: Fields, ids: Sequence[str]) -> dict[str, Row]:
+        """Those of these ids that are there."""
+        found: dict[str, Row] = {}
+        for begin in range(0, len(ids), _IDS):
+            some = ids[begin : begin + _IDS]
+            for names in _groups(list(fields.types), _LONGEST - 24 * len(some)):
+                listed = ", ".join(f"'{_checked(id)}'" for id in some)
+                text = f"SELECT {', '.join(dict.fromkeys(['Id', *names]))} FROM {fields.object} WHERE Id IN ({listed})"
+                for row in await self._query(f"{text} LIMIT {len(some)}", fields.object, Urgency.STREAM):
+                    found.setdefault(row["Id"], {}).update(fields.row(row))
+        return found
+
+    async def deleted(self, object: str, since: datetime) -> dict[str, datetime | None]:
+        """Ids of rows that were deleted since then and are known to Salesforce still (about 15 days), with the time."""
+        moment = since.strftime("%Y-%m-%dT%H:%M:%SZ")
+        text = (
+            f"SELECT Id, SystemModstamp FROM {object} WHERE IsDeleted = true AND SystemModstamp >= {moment}"
+        )
+        try:
+            rows = await self._query(text, object, Urgency.SNAPSHOT, "queryAll")
+        except QueryError:
+            return {}  # some objects have neither field
+        return {row["Id"]: time_of(row.get("SystemModstamp")) for row in rows}
+
+
+def _select(fields: Fields) -> str:
+    return f"SELECT {', '.join(fields.types)} FROM {fields.object}"
+
+
+def _groups(names: list[str], longest: int) -> Iterable[list[str]]:
+    group: list[str] = []
+    length = 0
+    for name in names:
+        if group and length + len(name) + 2 > longest:
+            yield group
+            group, length = [], 0
+        group.append(name)
+        length += len(name) + 2
+    yield group
+
+
+def _csv(fields: Fields, text: str) -> Iterable[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    names = next(reader, [])
+    for values in reader:
+        if len(values) != len(names):
+            raise SourceUnavailableError(
+                f"{fields.object}: a row of {len(values)} values under {len(names)} names"
+            )
+        yield fields.csv_row(names, values)
+
+
+def _checked(id: str) -> str:
+    if not (id.isalnum() and id.isascii() and len(id) in (15, 18)):
+        raise SourceObjectError(f"{id[:40]!r} is no id of Salesforce's")
+    return id
