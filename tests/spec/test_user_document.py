@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from dimesh import StartAt
+from dimesh_contracts.waiting import until
 from servers.availability import unavailable
 from servers.kafka import kafka_cluster
 from servers.processes import ServerUnavailable
@@ -26,6 +28,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 THEIR_IMPORT = "from contributing.samples.data_mesh import"
 OURS = "from dimesh import"
 THEIR_BROKER = "kafka1:9092,kafka2:9092"
+THEIR_ORG = '"https://company.salesforce.com"'
 
 PLUGINS = {
     "kafka": "dimesh_kafka",
@@ -50,6 +53,26 @@ async def execute(block: str, namespace: dict[str, Any]) -> None:
     result = eval(code, namespace)
     if inspect.iscoroutine(result):
         await result
+
+
+async def capture(block: str, namespace: dict[str, Any]) -> None:
+    """The document's Salesforce example, with the sandbox in place of the org: its rows and changes come."""
+    from dimesh_salesforce.sandbox import SalesforceSandbox
+
+    async with SalesforceSandbox(keep_alive=0.1) as sandbox:
+        sandbox.tokens.good.add("your_token")
+        contact = sandbox.org.create("Contact", {"LastName": "Ada"})
+        there = f'"{sandbox.url}", pubsub="{sandbox.grpc_target}", plaintext=True'
+        await execute(block.replace(THEIR_ORG, there), namespace)
+        seen: list[str] = []
+        bus = namespace["event_bus"]
+        await bus.subscribe(
+            "cdc.salesforce", lambda e: seen.append(e.payload["operation"]), "seen", start=StartAt.EARLIEST
+        )
+        await until(lambda: seen == ["snapshot"])
+        sandbox.org.update("Contact", contact, {"LastName": "Lovelace"})
+        await until(lambda: seen == ["snapshot", "update"])
+        await namespace["cdc_manager"].stop_all()
 
 
 class Metrics:
@@ -110,6 +133,12 @@ async def the_whole_document(
                 ran += 1
                 continue
             block = block.replace(THEIR_BROKER, broker)
+        if "StripeCDCConnector" in block:
+            exec("from dimesh import StripeCDCConnector", namespace)  # the document forgets to
+        if THEIR_ORG in block:
+            await capture(block, namespace)
+            ran += 1
+            continue
         await execute(block, namespace)
         if "Topics.GROWTH" in block:
             await namespace["event_bus"].idle()

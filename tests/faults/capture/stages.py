@@ -1,0 +1,168 @@
+"""Systems whose changes are captured, while the process that does it dies again and again."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from dimesh.backends.outbox import watch
+from dimesh_salesforce.sandbox import CLIENT_ID, CLIENT_SECRET, SalesforceSandbox
+from dimesh_stripe.sandbox import StripeSandbox
+from dimesh_stripe.sandbox.server import KEY
+
+
+class Stage(Protocol):
+    """A system. Every row has a name."""
+
+    driver: str
+    object: str
+    options: dict[str, Any]
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    def put(self, key: str | None, name: str) -> str:
+        """Change a row or, with no key, make one; its key."""
+        ...
+
+    def delete(self, key: str) -> None: ...
+    def rows(self) -> dict[str, str]:
+        """Names by key."""
+        ...
+
+    def forget(self) -> None:
+        """The system remembers no change from before, and no position."""
+        ...
+
+    def seen(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+        """A change's key and name, None of a delete."""
+        ...
+
+
+class OutboxStage:
+    driver = "outbox"
+    object = "things"
+
+    def __init__(self, folder: Path) -> None:
+        self.options: dict[str, Any] = {"path": str(folder / "app.db"), "poll": 0.01}
+
+    async def __aenter__(self) -> Self:
+        self._file = sqlite3.connect(self.options["path"], isolation_level=None)
+        self._file.execute("PRAGMA journal_mode=WAL")
+        self._file.execute("PRAGMA synchronous=OFF")
+        self._file.execute("CREATE TABLE things (key INTEGER PRIMARY KEY, name TEXT)")
+        watch(self._file, "things")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._file.close()
+
+    def put(self, key: str | None, name: str) -> str:
+        if key is None:
+            return str(self._file.execute("INSERT INTO things (name) VALUES (?)", (name,)).lastrowid)
+        self._file.execute("UPDATE things SET name = ? WHERE key = ?", (name, int(key)))
+        return key
+
+    def delete(self, key: str) -> None:
+        self._file.execute("DELETE FROM things WHERE key = ?", (int(key),))
+
+    def rows(self) -> dict[str, str]:
+        return {str(key): name for key, name in self._file.execute("SELECT key, name FROM things")}
+
+    def forget(self) -> None:
+        self._file.execute(
+            "INSERT INTO dimesh_outbox (object, operation, primary_key) VALUES ('x', 'insert', '{}')"
+        )
+        (last,) = self._file.execute("SELECT max(id) FROM dimesh_outbox").fetchone()
+        self._file.execute("DELETE FROM dimesh_outbox")
+        self._file.execute(
+            "INSERT OR REPLACE INTO dimesh_outbox_meta VALUES ('trimmed:things', ?)", (str(last),)
+        )
+
+    def seen(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+        return str(payload["primary_key"]["key"]), payload["after"] and payload["after"]["name"]
+
+
+class StripeStage:
+    driver = "stripe"
+    object = "customer"
+
+    def __init__(self, folder: Path) -> None:
+        self.sandbox = StripeSandbox()
+        self._ledger = str(folder / "budgets.db")
+
+    async def __aenter__(self) -> Self:
+        await self.sandbox.start()
+        self.options: dict[str, Any] = {
+            "api_key": KEY, "url": self.sandbox.url, "poll": 0.02, "reread": 0.2, "rate": 1_000, "page": 20,
+            "ledger": self._ledger,
+        }  # fmt: skip
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.sandbox.stop()
+
+    def put(self, key: str | None, name: str) -> str:
+        if key is None:
+            return str(self.sandbox.account.create("customer", {"name": name})["id"])
+        self.sandbox.account.update("customer", key, {"name": name})
+        return key
+
+    def delete(self, key: str) -> None:
+        self.sandbox.account.delete("customer", key)
+
+    def rows(self) -> dict[str, str]:
+        return {row["id"]: row["name"] for row in self.sandbox.account.rows("customer")}
+
+    def forget(self) -> None:
+        self.sandbox.account.age(31 * 86_400)
+
+    def seen(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+        name = None if payload["operation"] == "delete" else payload["after"]["name"]
+        return payload["primary_key"]["id"], name
+
+
+class SalesforceStage:
+    driver = "salesforce"
+    object = "Account"
+
+    def __init__(self, folder: Path) -> None:
+        self.sandbox = SalesforceSandbox(keep_alive=0.05)
+        self._ledger = str(folder / "budgets.db")
+
+    async def __aenter__(self) -> Self:
+        await self.sandbox.start()
+        self.options: dict[str, Any] = {
+            "instance_url": self.sandbox.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET,
+            "pubsub": self.sandbox.grpc_target, "plaintext": True, "rate": 10_000, "page": 20, "ledger": self._ledger,
+        }  # fmt: skip
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.sandbox.stop()
+
+    def put(self, key: str | None, name: str) -> str:
+        if key is None:
+            return self.sandbox.org.create("Account", {"Name": name})
+        self.sandbox.org.update("Account", key, {"Name": name})
+        return key
+
+    def delete(self, key: str) -> None:
+        self.sandbox.org.delete("Account", key)
+
+    def rows(self) -> dict[str, str]:
+        return {row["Id"]: row["Name"] for row in self.sandbox.org.rows("Account")}
+
+    def forget(self) -> None:
+        self.sandbox.org.migrate()
+
+    def seen(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+        name = None if payload["operation"] == "delete" else payload["after"].get("Name")
+        return payload["primary_key"]["Id"], name
+
+
+STAGES: dict[str, type[OutboxStage] | type[StripeStage] | type[SalesforceStage]] = {
+    "outbox": OutboxStage, "stripe": StripeStage, "salesforce": SalesforceStage
+}  # fmt: skip
