@@ -28,6 +28,12 @@ BUSES: dict[str, tuple[str, dict[str, Any]]] = {
     "pubsub": ("dimesh_pubsub.backend:PubSubBackend", {"project_id": "my-project"}),
 }
 """By driver, the class of a bus backend, and options without which it cannot be made. Nothing is connected to."""
+SOURCES = {
+    "outbox": "dimesh.backends.outbox:OutboxOptions",
+    "stripe": "dimesh_stripe.options:StripeOptions",
+    "salesforce": "dimesh_salesforce.options:SalesforceOptions",
+}
+"""By driver, the class of a change source's options."""
 
 
 def main() -> int:
@@ -230,8 +236,6 @@ def parameters(command: Any) -> list[str]:
 
 
 def settings() -> str:
-    import msgspec
-
     from dimesh.settings import MeshSettings
 
     lines = [
@@ -261,22 +265,26 @@ def settings() -> str:
             lines.append(f"| `{key}` | `{type_name(sub.annotation)}` | {default} | {texts.get(key, '')} |")
         lines.append("")
     for driver, backend in bus_classes().items():
-        options = bus_options(backend)
-        lines += [
-            f"## Options of the {driver} bus",
-            "",
-            "| Name | Type | Default | Meaning |",
-            "|---|---|---|---|",
-        ]
-        texts = attribute_texts(options)
-        hints = typing.get_type_hints(options)
-        for field in msgspec.structs.fields(options):
-            default = "needed" if field.required else f"`{show(field.default)}`"
-            lines.append(
-                f"| `{field.name}` | `{type_name(hints[field.name])}` | {default} | {texts.get(field.name, '')} |"
-            )
-        lines.append("")
+        lines += [f"## Options of the {driver} bus", "", *options(bus_options(backend))]
+    for driver, path in SOURCES.items():
+        module, _, name = path.partition(":")
+        found = getattr(importlib.import_module(module), name)
+        lines += [f"## Options of the {driver} source", "", *options(found)]
     return "\n".join(lines)
+
+
+def options(model: type) -> list[str]:
+    import msgspec
+
+    texts = attribute_texts(model)
+    hints = typing.get_type_hints(model)
+    lines = ["| Name | Type | Default | Meaning |", "|---|---|---|---|"]
+    for field in msgspec.structs.fields(model):
+        default = "needed" if field.required else f"`{show(field.default)}`"
+        lines.append(
+            f"| `{field.name}` | `{type_name(hints[field.name])}` | {default} | {texts.get(field.name, '')} |"
+        )
+    return [*lines, ""]
 
 
 # -- hooks, capabilities, API ----------------------------------------------------------------------------
@@ -318,6 +326,9 @@ def capabilities() -> str:
         "registry memory": manager.registry_store("memory", {}, clock),
         "registry sqlite": manager.registry_store("sqlite", {"path": "registry.db"}, clock),
         "cdc outbox": manager.cdc_source("outbox", {"path": "app.db"}, clock),
+        "cdc salesforce": manager.cdc_source(
+            "salesforce", {"instance_url": "https://company.my.salesforce.com", "access_token": "x"}, clock
+        ),
         "cdc stripe": manager.cdc_source("stripe", {"api_key": "sk_test_example"}, clock),
         "lineage memory": manager.lineage_sink("memory", {}, clock),
         "lineage file": manager.lineage_sink("file", {"path": "lineage"}, clock),
