@@ -9,7 +9,8 @@ import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing, suppress
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dimesh import EventBus, EventBusFactory
 from dimesh.cdc import SourceConnector, SqliteCDCStore
 from dimesh.clock import SystemClock
 from dimesh.errors import SourceUnavailableError
-from dimesh.spi.cdc import Operation
+from dimesh.spi.cdc import Gap, Operation
 
 from .conftest import eventually, published, streaming
 from .scripted import START, ScriptedSource, change, row
@@ -129,6 +130,35 @@ async def test_changes_that_the_snapshot_may_have_seen_are_marked_and_get_no_bef
     assert said(u2, *names) == (True, None, {"id": 1, "name": "third", "mail": "c"})
     third = {"id": 1, "name": "third", "mail": "c"}
     assert said(u3, *names) == (False, third, {**third, "mail": "d"})
+    await connector.disconnect()
+
+
+@pytest.mark.parametrize("how", ["change", "repair"])
+async def test_changes_that_a_row_read_later_may_hold_get_no_before(
+    any_bus: EventBus, store: SqliteCDCStore, how: str
+) -> None:
+    """The source said that there was a change and not what: its row was read afterwards, and is newer than what comes next."""
+    old, later = datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(hours=1)
+    source = ScriptedSource([row(1, name="first")])
+    connector = SourceConnector("crm", source, any_bus, store=store)
+    await connector.start(["contact"])
+    await streaming(connector)
+    told = change("u1", UPDATE, 1, {"id": 1, "name": "third"}, timestamp=old, as_of=datetime.now(UTC))
+    if how == "repair":
+        told = replace(told, as_of=None)
+        await source.say(Gap("contact", "not told", resnapshot=False, repair=[told]))
+    else:
+        await source.say(told)
+    await source.say(change("u2", UPDATE, 1, {"name": "second"}, partial=True, timestamp=old))
+    await source.say(change("u3", UPDATE, 1, {"name": "third"}, partial=True, timestamp=old))
+    await source.say(change("u4", UPDATE, 1, {"name": "fourth"}, partial=True, timestamp=later))
+    events = await published(any_bus, 7 if how == "repair" else 5)
+    u1, u2, u3, u4 = [event for event in events if event.event_type.value == "cdc.update"]
+    assert u1.payload["as_of"] is not None
+    assert u2.payload["as_of"] is None
+    assert said(u2, "before", "after") == (None, {"id": 1, "name": "second"})
+    assert said(u3, "before", "after") == (None, {"id": 1, "name": "third"})
+    assert said(u4, "before", "after") == ({"id": 1, "name": "third"}, {"id": 1, "name": "fourth"})
     await connector.disconnect()
 
 

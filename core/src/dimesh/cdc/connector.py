@@ -476,5 +476,6 @@ def _change(event: CDCEvent) -> Change:
         event.transaction,
         event.api_version,
         event.visible,
+        event.as_of,
         event.metadata,
     )

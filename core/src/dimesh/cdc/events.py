@@ -71,6 +71,8 @@ class CDCEvent:
     api_version: str | None = None
     visible: datetime | None = None
     """When the source first let it be read."""
+    as_of: datetime | None = None
+    """When ``after`` was read, where that was later than the change: later changes may be in it."""
     read: datetime | None = None
     """When we read it."""
 
@@ -115,6 +117,7 @@ class CDCEvent:
             during_snapshot,
             change.api_version,
             change.visible,
+            change.as_of,
             read,
         )
 
@@ -172,6 +175,7 @@ class CDCEvent:
                 "transaction": self.transaction,
                 "snapshot": self.snapshot,
                 "during_snapshot": self.during_snapshot,
+                "as_of": self.as_of.isoformat() if self.as_of is not None else None,
                 "api_version": self.api_version,
                 "lag": {
                     "source": _seconds(self.timestamp, self.visible),

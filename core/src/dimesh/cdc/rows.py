@@ -110,4 +110,7 @@ def completed(
     if repeated:
         return image, last  # as it was: later changes of the row are in it
     recent = (mark + last.recent)[: len(_NOBODY)] if last is not None else mark + _NOBODY[4:]
-    return image, LastRow(None if partial else after, recent, last.read_at if last and early else 0.0)
+    read_at = last.read_at if last is not None and early else 0.0
+    if change.as_of is not None:
+        read_at = max(read_at, change.as_of.timestamp())
+    return image, LastRow(None if partial else after, recent, read_at)

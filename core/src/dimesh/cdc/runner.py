@@ -7,6 +7,7 @@ what is repeated has the same event ids.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import random
@@ -411,7 +412,7 @@ class ObjectRunner:
                 events.append(self._told(item))
                 order.append(self.object)
                 for change in item.repair:
-                    add(change, True)
+                    add(dataclasses.replace(change, as_of=read) if change.after is not None else change, True)
                 if not item.resnapshot:
                     deleted = sum(1 for change in item.repair if change.operation is Operation.DELETE)
                     events.append(self._repaired(item.cause, len(item.repair) - deleted, deleted))

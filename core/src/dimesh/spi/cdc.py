@@ -77,6 +77,9 @@ class Change:
     """Of the source's API, in whose shape the row is."""
     visible: datetime | None = None
     """When the source first let us read it, where it says so; aware. Until then it held the change back."""
+    as_of: datetime | None = None
+    """When ``after`` was read, where that was later than the change (the source told that there was one, and not what): later
+    changes may be in it already, and get no ``before`` from memory. Aware; None: ``after`` is as the change left it."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What else the source says."""
 
@@ -95,7 +98,8 @@ class Gap:
     resnapshot: bool = True
     """False: the source repaired it by itself, with ``repair``."""
     repair: Sequence[Change] = ()
-    """The rows that the gap is about, as they are now: published after the gap, and before it is said to be repaired."""
+    """The rows that the gap is about, as they are now (so the runner takes them as read now, whatever ``as_of`` says): published
+    after the gap, and before it is said to be repaired."""
 
 
 @dataclass(frozen=True, slots=True)

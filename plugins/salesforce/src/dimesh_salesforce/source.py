@@ -256,6 +256,7 @@ class SalesforceSource:
         """Changes whose rows are as they are now."""
         ids = list(dict.fromkeys(change.primary_key["Id"] for change in unread.changes))
         rows = await self._rows.some(fields, ids)
+        now = datetime.fromtimestamp(self._clock.time(), UTC)
         changes: list[Change] = []
         for change in unread.changes:
             row = rows.get(change.primary_key["Id"])
@@ -264,7 +265,7 @@ class SalesforceSource:
             else:
                 gone = change.operation is Operation.DELETE  # and is back again
                 operation = Operation.UNDELETE if gone else change.operation
-                changes.append(replace(change, operation=operation, after=_told(row)))
+                changes.append(replace(change, operation=operation, after=_told(row), as_of=now))
         if not unread.is_gap:
             return changes
         moment = unread.changes[0].timestamp if unread.changes else None

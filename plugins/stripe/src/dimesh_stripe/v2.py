@@ -148,6 +148,7 @@ class ThinFeed:
             before=None,
             after=after,
             timestamp=datetime.fromisoformat(event["created"]),
+            as_of=self._now() if after is not None else None,
             sequence=event["created"],
             own=bool(prefix and key and key.startswith(prefix)),
             transaction=request.get("id"),
