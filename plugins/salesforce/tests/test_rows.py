@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dimesh.errors import CredentialsError, SourceObjectError, SourceUnavailableError
-from dimesh.spi.cdc import Change
+from dimesh.spi.cdc import Change, ChangeBatch, Gap
 from dimesh_contracts.waiting import deadline
 from dimesh_salesforce.sandbox import SalesforceSandbox
 from dimesh_salesforce.source import SalesforceSource
@@ -33,6 +33,15 @@ async def rows(
         async for batch in source.snapshot(object, resume):
             found += [item for item in batch.items if isinstance(item, Change)]
     return found
+
+
+async def told(stream: AsyncIterator[ChangeBatch]) -> ChangeBatch:
+    """The next batch that tells something."""
+    async with deadline():
+        while True:
+            batch = await anext(stream)
+            if batch.items:
+                return batch
 
 
 def whole(sandbox: SalesforceSandbox, found: list[Change]) -> bool:
@@ -170,6 +179,69 @@ async def test_a_job_that_is_forgotten_begins_anew(sandbox: SalesforceSandbox, n
     sandbox.rest.forget_jobs()
     assert whole(sandbox, await rows(source, resume=seen[2]))
     await source.close()
+
+
+async def test_a_job_that_failed_is_left_and_another_made(
+    sandbox: SalesforceSandbox, new_source: NewSource
+) -> None:
+    source = new_source(bulk_above=0, page=100)
+    await source.open()
+    sandbox.org.seed("Account", 450)
+    seen = [batch.position async for batch in source.snapshot("Account", None)]
+    sandbox.rest.fail_jobs()
+    pages = source.snapshot("Account", seen[2])
+    last = (await anext(pages)).position
+    with pytest.raises(SourceUnavailableError, match="Failed"):
+        await anext(pages)
+    assert whole(sandbox, await rows(source, resume=last))
+    await source.close()
+
+
+@pytest.mark.parametrize("bulk", [False, True], ids=["pages", "bulk"])
+async def test_answers_that_lack_rows_are_not_taken_for_all(
+    sandbox: SalesforceSandbox, new_source: NewSource, bulk: bool
+) -> None:
+    source = new_source(page=100, bulk_above=0 if bulk else 1_000)
+    await source.open()
+    sandbox.org.seed("Account", 450)
+    found: list[Change] = []
+    last = None
+    pages = source.snapshot("Account", None)
+    while len(found) < 200:
+        batch = await anext(pages)
+        found += [item for item in batch.items if isinstance(item, Change)]
+        last = batch.position
+    sandbox.faults.plan(kind="short", path="/services/data/v66.0/")
+    with pytest.raises(SourceUnavailableError, match="rows"):
+        await anext(pages)
+    assert whole(sandbox, found + await rows(source, resume=last))
+    await source.close()
+
+
+async def test_rows_that_a_gap_is_about_and_an_answer_lacks_are_not_deleted(
+    sandbox: SalesforceSandbox, source: SalesforceSource
+) -> None:
+    ids = [sandbox.org.create("Account", {"Name": f"{n}"}) for n in range(4)]
+    position = await source.position("Account")
+    sandbox.org.gap("Account", ids)
+    sandbox.faults.plan(kind="short", path="/services/data/v66.0/query")
+    stream = source.stream("Account", position)
+    with pytest.raises(SourceUnavailableError, match="2 of 4 rows"):
+        await told(stream)
+    stream = source.stream("Account", position)
+    (gap,) = (await told(stream)).items
+    assert isinstance(gap, Gap)
+    assert [change.after is not None for change in gap.repair] == [True] * 4
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_too_many_at_once_makes_it_fewer(sandbox: SalesforceSandbox, source: SalesforceSource) -> None:
+    sandbox.org.seed("Account", 10)
+    sandbox.faults.plan(kind="concurrent_limit", times=2)
+    most = source.account()["requests_at_once"]
+    await rows(source)
+    assert source.account()["requests_at_once"] < most
+    assert source.account()["requests_refused"] == 2
 
 
 async def test_rows_that_are_made_meanwhile_do_not_keep_it_going(

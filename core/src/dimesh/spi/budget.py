@@ -1,8 +1,8 @@
-"""How many requests an account may take, shared by all who ask it: streams, snapshots, several connectors, and with a ledger
-several processes of one machine.
+"""How many requests an account may take, a second and at once, shared by all who ask it: streams, snapshots, several
+connectors, and with a ledger several processes of one machine.
 
-The rate goes down when the source says that it is too much, and up again while it does not (additive increase,
-multiplicative decrease). Who streams goes before who takes a snapshot.
+Rate and concurrency go down when the source says that it is too much of one, and up again while it does not (additive
+increase, multiplicative decrease). Who streams goes before who takes a snapshot, and finds a place that snapshots leave free.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ import asyncio
 import hashlib
 import heapq
 import itertools
-import logging
-import sqlite3
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import IntEnum
-from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
 from dimesh.clock import Clock
-
-log = logging.getLogger("dimesh.cdc")
+from dimesh.spi.ledger import Account, BusyError, Ledger, default_ledger
 
 _LOWEST: Final = 0.2
 _URGENT_FOR: Final = 1.0
 """Seconds that a stream's wish holds snapshots of other processes back, if it is not renewed."""
 
 
+_LOOK: Final = 0.05
+"""Seconds between looks at what other processes do."""
 _FORGOTTEN: Final = 600.0
 """Seconds after which what an account was told before does not count any more, but for a time that was set for it."""
 
@@ -40,108 +39,6 @@ class Urgency(IntEnum):
     SNAPSHOT = 2
 
 
-@dataclass(slots=True)
-class _Account:
-    """What all who share a budget must agree on. Times are those of the clock that its keeper uses."""
-
-    rate: float
-    tokens: float
-    at: float
-    blocked_until: float = 0.0
-    urgent_until: float = 0.0
-    """A stream waits for a request: snapshots leave it to it."""
-
-
-class Ledger:
-    """A small file that the processes of one machine share for their budgets. Made at first use.
-
-    What is in it need not survive anything: if it cannot be read, each process keeps to the rate by itself.
-
-    Args:
-        path: of the file; its folder must be there.
-        account: names the account; processes that give the same share its rate. No secret: it stands in the file.
-    """
-
-    def __init__(self, path: str | Path, account: str) -> None:
-        self.path = str(path)
-        self.account = account
-        self._connection: sqlite3.Connection | None = None
-        self._broken = False
-
-    def close(self) -> None:
-        """Close the file; it opens again when it is used."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def read(self) -> tuple[_Account | None, bool]:
-        """The account, locked until :meth:`write`, and whether it could be; None: it is not in there yet."""
-        if self._broken:
-            return None, False
-        try:
-            if self._connection is None:
-                self._connection = self._open()
-            self._connection.execute("BEGIN IMMEDIATE")
-            row = self._connection.execute(
-                "SELECT rate, tokens, at, blocked_until, urgent_until FROM accounts WHERE name = ?",
-                (self.account,),
-            ).fetchone()
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise _BusyError from error  # for as long as another process takes to write a row
-            self._fail(error)
-            return None, False
-        except sqlite3.Error as error:
-            self._fail(error)
-            return None, False
-        return (_Account(*row) if row else None), True
-
-    def write(self, account: _Account) -> None:
-        """Store it, and let the others have it."""
-        if self._connection is None:
-            return
-        try:
-            self._connection.execute(
-                "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    self.account,
-                    account.rate,
-                    account.tokens,
-                    account.at,
-                    account.blocked_until,
-                    account.urgent_until,
-                ),
-            )
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._fail(error)
-
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA busy_timeout = 2000")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, rate REAL, tokens REAL, at REAL,"
-                " blocked_until REAL, urgent_until REAL) WITHOUT ROWID"
-            )
-            connection.execute("PRAGMA busy_timeout = 0")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _fail(self, error: sqlite3.Error) -> None:
-        self._broken = True
-        self.close()
-        log.warning("%s cannot be used, so requests are counted for each process alone: %s", self.path, error)
-
-
-class _BusyError(Exception):
-    """Another process writes to the ledger at this moment."""
-
-
 class Budget:
     """Of one account.
 
@@ -150,10 +47,19 @@ class Budget:
         clock: time.
         burst: requests that may go at once after a pause.
         ledger: shares the budget with other processes; None: this one only.
+        concurrency: requests that may be on their way at once, at most.
     """
 
-    def __init__(self, rate: float, clock: Clock, burst: int = 5, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        rate: float,
+        clock: Clock,
+        burst: int = 5,
+        ledger: Ledger | None = None,
+        concurrency: int = 10,
+    ) -> None:
         self.limit = rate
+        self.most_at_once = concurrency
         self.spent = 0
         """Requests so far, of this process."""
         self.refused = 0
@@ -161,13 +67,17 @@ class Budget:
         self._clock = clock
         self._burst = float(burst)
         self._ledger = ledger
-        self._account = _Account(rate, float(burst), self._now())
+        self._account = Account(rate, float(burst), self._now(), concurrency=float(concurrency))
+        self._flying = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
         self._pump: asyncio.Task[None] | None = None
+        self._landed = asyncio.Event()
 
     @classmethod
-    def of(cls, account: str, rate: float, clock: Clock, ledger: str | None = None) -> Budget:
+    def of(
+        cls, account: str, rate: float, clock: Clock, ledger: str | None = None, concurrency: int = 10
+    ) -> Budget:
         """The one of an account: all who read from it in this process get the same, and with the others of this machine it
         shares a ledger.
 
@@ -176,6 +86,7 @@ class Budget:
             rate: see the class.
             clock: see the class.
             ledger: path of the file; None: one in the user's cache folder; empty: this process shares with nobody.
+            concurrency: see the class.
         """
         # The name stands in a file: it must not help to guess a key.
         name = hashlib.sha256(account.encode()).hexdigest()[:16]
@@ -183,45 +94,71 @@ class Budget:
         found = _budgets.get(key)
         if found is None:
             path = default_ledger() if ledger is None else ledger
-            found = _budgets[key] = cls(rate, clock, ledger=Ledger(path, name) if path else None)
+            shared = Ledger(path, name) if path else None
+            found = _budgets[key] = cls(rate, clock, ledger=shared, concurrency=concurrency)
         return found
 
     @property
     def rate(self) -> float:
-        """What is tried at present."""
+        """Requests a second that are tried at present."""
         return self._account.rate
 
-    async def take(self, urgency: Urgency) -> None:
-        """Return when a request may be made."""
-        if not self._waiting and self._take(urgency):
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._numbers), future))
-        if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._serve(), name="dimesh-budget")
-        await future
+    @property
+    def concurrency(self) -> int:
+        """Requests at once that are tried at present."""
+        return int(self._account.concurrency)
+
+    @asynccontextmanager
+    async def request(self, urgency: Urgency) -> AsyncIterator[None]:
+        """Around a request: waits until it may be made, and counts it as on its way until it is left."""
+        if self._waiting or self._take(urgency) > 0:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (urgency, next(self._numbers), future))
+            self._landed.set()  # it may go before who waits
+            if self._pump is None or self._pump.done():
+                self._pump = asyncio.create_task(self._serve(), name="dimesh-budget")
+            try:
+                await future
+            except asyncio.CancelledError:
+                if future.done() and not future.cancelled():  # it was let go at the same moment
+                    self._land()
+                raise
+        try:
+            yield
+        finally:
+            self._land()
 
     def close(self) -> None:
         """Close the ledger; it opens again when it is used."""
         if self._ledger is not None:
             self._ledger.close()
 
-    def too_much(self, retry_after: float | None = None) -> None:
-        """The source refused a request for its rate: half as many from now on, and none before ``retry_after`` seconds."""
+    def too_much(self, retry_after: float | None = None, *, at_once: bool = False) -> None:
+        """The source refused a request for its rate, or with ``at_once`` for how many there were at once: half as many from now
+        on, and none before ``retry_after`` seconds.
+        """
         self.refused += 1
         shared = self._begin(patient=True)
         account = self._account
-        account.rate = max(account.rate / 2, _LOWEST)
-        account.tokens = min(account.tokens, 0.0)
+        if at_once:
+            account.concurrency = max(account.concurrency / 2, 1.0)
+        else:
+            account.rate = max(account.rate / 2, _LOWEST)
+            account.tokens = min(account.tokens, 0.0)
         if retry_after is not None:
             account.blocked_until = max(account.blocked_until, self._now() + min(retry_after, 3_600.0))
         self._end(shared)
 
     def fine(self) -> None:
         """A request was answered."""
-        if self._account.rate < self.limit:
+        account = self._account
+        if account.rate < self.limit or account.concurrency < self.most_at_once:
             shared = self._begin(patient=True)
-            self._account.rate = min(self.limit, self._account.rate + self.limit / 100)
+            account = self._account
+            account.rate = min(self.limit, account.rate + self.limit / 100)
+            account.concurrency = min(
+                float(self.most_at_once), account.concurrency + 1.0 / account.concurrency
+            )
             self._end(shared)
 
     def _now(self) -> float:
@@ -232,14 +169,14 @@ class Budget:
         """Bring ``self._account`` up to date; whether it is shared, and :meth:`_end` must be called.
 
         Raises:
-            _BusyError: another process has it, and ``patient`` is not set.
+            BusyError: another process has it, and ``patient`` is not set.
         """
         shared = False
         if self._ledger is not None:
             for tries in itertools.count():
                 try:
                     found, shared = self._ledger.read()
-                except _BusyError:
+                except BusyError:
                     if not patient:
                         raise
                     if tries < 1_000:
@@ -249,7 +186,10 @@ class Budget:
             if shared and found is not None:
                 self._account = found
         now, account = self._now(), self._account
-        account.rate = self.limit if now - account.at > _FORGOTTEN else min(account.rate, self.limit)
+        if now - account.at > _FORGOTTEN:
+            account.rate, account.concurrency = self.limit, float(self.most_at_once)
+        account.rate = min(account.rate, self.limit)
+        account.concurrency = min(account.concurrency, float(self.most_at_once))
         if account.at > now:  # the clock was set back
             account.at = now
         account.blocked_until = min(account.blocked_until, now + 3_600.0)
@@ -260,53 +200,56 @@ class Budget:
 
     def _end(self, shared: bool) -> None:
         if shared and self._ledger is not None:
-            self._ledger.write(self._account)
+            self._ledger.write(self._account, self._flying)
 
-    def _take(self, urgency: int) -> bool:
+    def _take(self, urgency: int) -> float:
+        """Seconds until it is worth another try; 0: the request may be made, and counts as on its way."""
         try:
             shared = self._begin()
-        except _BusyError:
-            return False
+        except BusyError:
+            return 0.001
         account = self._account
-        allowed = account.at >= account.blocked_until and account.tokens >= 1.0
-        if allowed and urgency > Urgency.STREAM and account.at < account.urgent_until:
-            allowed = False
-        if allowed:
+        wait = max((1.0 - account.tokens) / account.rate, account.blocked_until - account.at)
+        room = int(account.concurrency)
+        if urgency > Urgency.STREAM:
+            room -= room > 1  # a stream finds a place
+            if account.at < account.urgent_until:
+                wait = max(wait, min(account.urgent_until - account.at, _LOOK))
+        others = self._ledger.flying(account.at) if shared and self._ledger is not None else 0
+        if self._flying + others >= room:
+            wait = max(wait, _LOOK if others else 1.0)  # of one's own, who lands says so
+        if wait <= 0:
             account.tokens -= 1.0
             self.spent += 1
+            self._flying += 1
             if urgency == Urgency.STREAM:
                 account.urgent_until = 0.0
         elif shared and urgency == Urgency.STREAM:
             account.urgent_until = account.at + _URGENT_FOR
         self._end(shared)
-        return allowed
+        return max(wait, 0.0)
+
+    def _land(self) -> None:
+        self._flying -= 1
+        self._landed.set()
+        if self._ledger is not None:
+            self._end(self._begin(patient=True))
 
     async def _serve(self) -> None:
         while self._waiting:
             urgency, _, future = self._waiting[0]
+            self._landed.clear()
             if future.done():
                 heapq.heappop(self._waiting)
-            elif self._take(urgency):
+            elif (wait := self._take(urgency)) <= 0:
                 heapq.heappop(self._waiting)
                 future.set_result(None)
             else:
-                account = self._account
-                short = (1.0 - account.tokens) / account.rate
-                wait = max(short, account.blocked_until - account.at, 0.001)
-                if urgency > Urgency.STREAM:
-                    wait = max(wait, min(account.urgent_until - account.at, 0.05))
-                await self._clock.sleep(min(wait, 1.0))
+                timer = self._clock.call_later(min(max(wait, 0.001), 1.0), self._landed.set)
+                try:
+                    await self._landed.wait()
+                finally:
+                    timer.cancel()
 
 
 _budgets: WeakValueDictionary[str, Budget] = WeakValueDictionary()
-
-
-def default_ledger() -> Path | None:
-    """In the user's cache folder, which is made; None where that cannot be."""
-    from platformdirs import user_cache_path
-
-    try:
-        return user_cache_path("dimesh", appauthor=False, ensure_exists=True) / "budgets.db"
-    except OSError as error:
-        log.info("requests are counted for each process alone: %s", error)
-        return None

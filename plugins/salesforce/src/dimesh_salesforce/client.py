@@ -50,7 +50,11 @@ class Client:
         self._look = False
         who = f"{options.client_id}|{options.username}|{options.access_token}"
         self.budget = Budget.of(
-            f"salesforce|{options.instance_url}|{who}", options.rate, clock, options.ledger
+            f"salesforce|{options.instance_url}|{who}",
+            options.rate,
+            clock,
+            options.ledger,
+            options.concurrency,
         )
 
     def path(self, rest: str) -> str:
@@ -85,15 +89,15 @@ class Client:
         while True:
             if urgency is Urgency.SNAPSHOT:
                 self._spare()
-            await self.budget.take(urgency)
             session = await self._credentials.session()
             try:
-                answer = await self._http.request(
-                    method,
-                    session.instance_url + path,
-                    **{**request, "headers": self._headers(session, request)},
-                    timeout=self._options.timeout,
-                )
+                async with self.budget.request(urgency):
+                    answer = await self._http.request(
+                        method,
+                        session.instance_url + path,
+                        **{**request, "headers": self._headers(session, request)},
+                        timeout=self._options.timeout,
+                    )
                 if len(answer.content) > _MOST_BYTES:
                     raise SourceUnavailableError(f"{about} was answered with {len(answer.content):,} bytes")
                 if answer.status_code < 300:
@@ -133,7 +137,7 @@ class Client:
                     f"the org has used up its API requests of the day ({message}); what reads them stops until some are free",
                     retry_after=_USED_UP,
                 )
-            self.budget.too_much()
+            self.budget.too_much(at_once="Concurrent" in message)
             return
         if status >= 500 or code in ("SERVER_UNAVAILABLE", "UNABLE_TO_LOCK_ROW"):
             return

@@ -64,6 +64,8 @@ class SalesforceOptions(Options, frozen=True):
     """The part of the org's daily requests that snapshots leave to others."""
     rate: float = 20.0
     """Requests a second, at most."""
+    concurrency: int = 8
+    """Requests on their way at once, at most; a snapshot leaves one place to streams."""
     ledger: str | None = None
     """A file through which the processes of this machine share ``rate``; None: one in the user's cache folder; empty: each
     process counts by itself."""
@@ -95,6 +97,7 @@ class SalesforceOptions(Options, frozen=True):
             ("allocation", 1, 10**9),
             ("api_reserve", 0.0, 0.99),
             ("rate", 0.1, 100_000.0),
+            ("concurrency", 1, 100),
             ("timeout", 0.1, 600.0),
             ("retry_for", 0.0, 3_600.0),
         ):

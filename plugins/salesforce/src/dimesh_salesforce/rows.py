@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from dimesh.clock import Clock
-from dimesh.errors import SourceObjectError, SourceUnavailableError
+from dimesh.errors import CDCError, SourceObjectError, SourceUnavailableError
 from dimesh.spi.budget import Urgency
 from dimesh_salesforce.client import Client, QueryError
 from dimesh_salesforce.fields import Fields, time_of
@@ -28,6 +28,10 @@ _LONGEST: Final = 12_000
 _IDS: Final = 200
 """Ids in one query."""
 _JOB_LOOK: Final = 2.0
+
+
+class JobLostError(CDCError):
+    """A Bulk API job that will not give its rows any more."""
 
 
 class Place(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -102,7 +106,8 @@ class Rows:
                     raise
                 size //= 2
                 continue
-            done = len(found) < size or found[-1]["Id"] == place.end
+            # A short page is no end: rows may have been held back, and the last of the beginning may be deleted.
+            done = not found or found[-1]["Id"] == place.end
             place = Place(found[-1]["Id"] if found else place.last, place.end, place.total, done=done)
             yield [fields.row(row) for row in found], place
 
@@ -116,12 +121,16 @@ class Rows:
         return int(found["totalSize"])
 
     async def _query(self, text: str, object: str, urgency: Urgency, resource: str = "query") -> list[Row]:
-        """All rows of a query; it has a LIMIT."""
+        """All rows of a query; it has a LIMIT. An answer that is cut short is an error: who fetches rows by id would take those
+        that lack for deleted.
+        """
         found = await self._client.get(self._client.path(resource), {"q": text}, urgency, object)
-        rows = list(found["records"])
+        rows, total = list(found["records"]), int(found["totalSize"])
         while not found["done"]:
             found = await self._client.get(found["nextRecordsUrl"], {}, urgency, object)
             rows += found["records"]
+        if len(rows) < total:
+            raise SourceUnavailableError(f"{object}: a query was answered with {len(rows)} of {total} rows")
         return rows
 
     # -- Bulk API 2.0 ------------------------------------------------------------------------------
@@ -140,20 +149,33 @@ class Rows:
             )
             place = Place(end=place.end, total=place.total, job=str(answer.json()["id"]))
             yield [], place
+        try:
+            async for page in self._files(fields, place):
+                yield page
+        except JobLostError as error:
+            # Going on with it would fail for ever: the next try begins with a new one.
+            yield [], Place(end=place.end, total=place.total)
+            raise SourceUnavailableError(str(error)) from error
+
+    async def _files(self, fields: Fields, place: Place) -> AsyncIterator[tuple[list[Row], Place]]:
+        name = fields.object
         await self._finished(place.job, name)
         while not place.done:
             params = {
                 "maxRecords": str(self._options.page),
                 **({"locator": place.locator} if place.locator else {}),
             }
-            answer = await self._client.send(
-                "GET",
-                self._client.path(f"jobs/query/{place.job}/results"),
-                Urgency.SNAPSHOT,
-                name,
-                params=params,
-                headers={"accept": "text/csv"},
-            )
+            try:
+                answer = await self._client.send(
+                    "GET",
+                    self._client.path(f"jobs/query/{place.job}/results"),
+                    Urgency.SNAPSHOT,
+                    name,
+                    params=params,
+                    headers={"accept": "text/csv"},
+                )
+            except SourceObjectError as error:
+                raise JobLostError(f"{name}: the files of job {place.job} are gone: {error}") from error
             locator = answer.headers.get("sforce-locator", "null")
             rows = list(_csv(fields, answer.content.decode("utf-8-sig")))
             expected = answer.headers.get("sforce-numberofrecords", "")
@@ -182,9 +204,7 @@ class Rows:
             if state == "JobComplete":
                 return
             if state in ("Failed", "Aborted"):
-                raise SourceUnavailableError(
-                    f"{object}: the job {job} is {state}: {found.get('errorMessage', '')}"
-                )
+                raise JobLostError(f"{object}: the job {job} is {state}: {found.get('errorMessage', '')}")
             await self._clock.sleep(wait)
             wait = min(wait * 2, _JOB_LOOK)
 

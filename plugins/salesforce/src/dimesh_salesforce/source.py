@@ -155,6 +155,10 @@ class SalesforceSource:
         """What of the org's allowances is used: API requests of the day, and events delivered to us in 24 hours."""
         used = self._client.used if self._http is not None else None
         return {
+            "requests": self._client.budget.spent if self._http is not None else 0,
+            "requests_refused": self._client.budget.refused if self._http is not None else 0,
+            "requests_a_second": round(self._client.budget.rate, 2) if self._http is not None else None,
+            "requests_at_once": self._client.budget.concurrency if self._http is not None else None,
             "api_requests": used[0] if used else None,
             "api_requests_of_a_day": used[1] if used else None,
             "events_delivered": self.streaming.deliveries.of_a_day if self._http is not None else 0,

@@ -8,7 +8,7 @@ import msgspec
 
 Kind = Literal[
     "daily_limit", "concurrent_limit", "error", "unauthorized", "forbidden", "hang", "truncated", "malformed", "reset",
-    "slow", "query_timeout",
+    "short", "slow", "query_timeout",
 ]  # fmt: skip
 
 
@@ -22,6 +22,7 @@ class Fault(msgspec.Struct, kw_only=True):
     """How many; -1: until it is taken back."""
     status: int = 503
     """Of ``error``."""
+    # ``short``: rows lack, and nothing but their number tells.
     seconds: float = 1.0
     """Of ``slow``."""
 

@@ -101,7 +101,7 @@ class Rest:
         self.org = org
         self.page = _PAGE
         """Rows of a page at most: fewer where rows are wide."""
-        self._cursors: dict[str, tuple[Query, int, int, bool]] = {}
+        self._cursors: dict[str, tuple[Query, int, int, bool, int | None]] = {}
         self._jobs: dict[str, Row] = {}
 
     async def answer(self, request: Request, parts: list[str], version: str) -> Response:
@@ -205,22 +205,24 @@ class Rest:
                 return {"totalSize": len(self.org.tables[query.object]), "done": True, "records": []}
             count = sum(1 for _ in query.rows(self.org, deleted=deleted))
             return {"totalSize": count, "done": True, "records": []}
-        return self._page(query, 0, 0, base, deleted)
+        return self._page(query, 0, 0, base, deleted, None)
 
-    def _page(self, query: Query, after: int, sent: int, base: str, deleted: bool) -> Row:
+    def _page(self, query: Query, after: int, sent: int, base: str, deleted: bool, total: int | None) -> Row:
         most = min(self.page, query.limit - sent) if query.limit is not None else self.page
         rows = list(itertools.islice(query.rows(self.org, after, deleted), most + 1))
         more = len(rows) > most and (query.limit is None or sent + most < query.limit)
         rows = rows[:most]
+        if more and total is None:
+            total = sum(1 for _ in itertools.islice(query.rows(self.org, 0, deleted), query.limit))
         answer: Row = {
-            "totalSize": len(self.org.tables[query.object]) if more else sent + len(rows),
+            "totalSize": total if total is not None else len(rows),
             "done": not more,
             "records": [self._shown(row, query.object, base, query.columns) for row in rows],
         }
         if more:
             cursor = f"01g{len(self._cursors):012}-{sent + len(rows)}"
             last = self.org.tables[query.object].number(rows[-1]["Id"])
-            self._cursors[cursor] = (query, last, sent + len(rows), deleted)
+            self._cursors[cursor] = (query, last, sent + len(rows), deleted, total)
             answer["nextRecordsUrl"] = f"{base}/query/{cursor}"
         return answer
 
@@ -228,8 +230,8 @@ class Rest:
         found = self._cursors.get(cursor)
         if found is None:
             raise Refused(400, "INVALID_QUERY_LOCATOR", "invalid query locator")
-        query, after, sent, deleted = found
-        return self._page(query, after, sent, base, deleted)
+        query, after, sent, deleted, total = found
+        return self._page(query, after, sent, base, deleted, total)
 
     def _changes(self, name: str, which: str, request: Request) -> Row:
         now = datetime.fromtimestamp(self.org.now(), UTC)
@@ -289,6 +291,11 @@ class Rest:
         steps = {"UploadComplete": "InProgress", "InProgress": "JobComplete"}
         job["state"] = steps.get(job["state"], job["state"])
         return JSONResponse(shown)
+
+    def fail_jobs(self) -> None:
+        """Jobs that are under way or done are Failed from now on."""
+        for job in self._jobs.values():
+            job |= {"state": "Failed", "errorMessage": "internal error"}
 
     def forget_jobs(self) -> None:
         """As after a week."""

@@ -169,7 +169,7 @@ class SalesforceSandbox:
         self.requests.append((request.method, path))
         fault = self.faults.next(path)
         if fault is not None:
-            if fault.kind not in ("malformed", "truncated", "slow"):
+            if fault.kind not in ("malformed", "truncated", "short", "slow"):
                 return await self._fail(fault, request)
             if fault.kind == "slow":
                 await asyncio.sleep(fault.seconds)
@@ -189,6 +189,8 @@ class SalesforceSandbox:
         except (ValueError, TypeError) as error:
             answer = JSONResponse([{"message": str(error), "errorCode": "JSON_PARSER_ERROR"}], 400)
         answer.headers["sforce-limit-info"] = f"api-usage={self.used}/{self.limit}"
+        if fault is not None and fault.kind == "short":
+            return _shortened(answer)
         if fault is not None:
             cut = bytes(answer.body)[: max(len(answer.body) // 2, 1)]
             if fault.kind == "malformed":
@@ -263,6 +265,18 @@ class SalesforceSandbox:
                     "there are: objects, records, gap, overflow, seed, clock, tokens, migrate, faults, streams"
                 )
         return {}
+
+
+def _shortened(answer: Response) -> Response:
+    """Half of the rows, and all that is said about them."""
+    headers = {name: value for name, value in answer.headers.items() if name.startswith("sforce-")}
+    if answer.media_type == "text/csv":
+        lines = bytes(answer.body).splitlines(keepends=True)
+        return Response(b"".join(lines[: (len(lines) + 1) // 2]), 200, headers, "text/csv")
+    found = json.loads(bytes(answer.body))
+    if isinstance(found, dict) and "records" in found:
+        found["records"] = found["records"][: len(found["records"]) // 2]
+    return JSONResponse(found, answer.status_code, headers)
 
 
 class _Cut(Response):
