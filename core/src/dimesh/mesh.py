@@ -174,7 +174,8 @@ class Mesh:
         wakers: dict[str, WebhookSource] = {}
         for source in settings.sources:
             connector = self.connector(source)
-            await connector.start(source.objects)
+            # One source that is down must not keep the mesh from its work.
+            await connector.start(source.objects, keep_trying=True)
             driver = connector.source
             if isinstance(driver, WebhookSource):
                 wakers[source.name] = driver
@@ -205,6 +206,8 @@ class Mesh:
             observer=self.plugins,
             store=self.cdc_store,
             registry=self.registry if Capability.DESCRIBED in driver.capabilities else None,
+            repair=source.repair,
+            repair_pause=source.repair_pause,
         )
         self.cdc.register_connector(connector)
         return connector

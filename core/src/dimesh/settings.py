@@ -114,6 +114,10 @@ class SourceSection(_Section):
     name: str
     objects: list[str]
     pillar: str = ""
+    repair: Literal["auto", "manual"] = "auto"
+    """What becomes of a gap that only reading all rows anew repairs: that, or a wait for `dimesh cdc snapshot`."""
+    repair_pause: float = Field(1.0, ge=0.0, le=1_000.0)
+    """How long such a repair waits after the last one, in times of what that took; an hour at most."""
     options: dict[str, Any] = Field(default_factory=dict, repr=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
+import itertools
 import logging
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
 from dimesh.bus.engine import EventBus
-from dimesh.capabilities import Capabilities, Capability
+from dimesh.capabilities import Capability
 from dimesh.cdc.drift import Registrar
 from dimesh.cdc.events import CDCEvent, CDCOffset
-from dimesh.cdc.runner import CDCObserver, ObjectRunner, Phase
+from dimesh.cdc.own_source import OwnSource
+from dimesh.cdc.publisher import CDCObserver, ChangePublisher
+from dimesh.cdc.runner import BACKOFF, CREDENTIALS_WAIT, ObjectRunner, Phase, Repair
 from dimesh.cdc.state import ProgressLog, StateStore
 from dimesh.cdc.status import CDCConnectorStatus
 from dimesh.cdc.store import SqliteCDCStore
@@ -31,11 +33,10 @@ from dimesh.errors import (
 )
 from dimesh.events.names import check_group
 from dimesh.filelock import FileLock
-from dimesh.spi.cdc import CDCSource, Change, ChangeBatch, CheckResult, Metered
+from dimesh.spi.cdc import CDCSource, Change, Metered
 
 log = logging.getLogger("dimesh.cdc")
 
-BATCH = 100
 LOOK: Final = 0.5
 """Seconds between two looks whether somebody asks for a pause."""
 
@@ -58,6 +59,9 @@ class CDCConnector:
         clock_skew: seconds by which the source's clock may differ from ours. A change so soon after its row was read by a
             snapshot gets no remembered ``before``: it may be in that row already.
         registry: a schema registry, for the schemas of a source that describes its objects.
+        repair: of gaps that only reading all rows anew repairs: ``auto``, at once; ``manual``, when :meth:`resnapshot` (or
+            ``dimesh cdc snapshot``) asks for it. The stream goes on until then.
+        repair_pause: how long such a repair waits after the last one, in times of what that took; an hour at most.
     """
 
     OPTIONS: ClassVar[tuple[str, ...]] = (
@@ -68,6 +72,8 @@ class CDCConnector:
         "seed",
         "clock_skew",
         "registry",
+        "repair",
+        "repair_pause",
     )
     """Keywords that every connector takes, beside those of its source."""
 
@@ -86,7 +92,11 @@ class CDCConnector:
         seed: int | None = None,
         clock_skew: float = 1.0,
         registry: Registrar | None = None,
+        repair: Repair = "auto",
+        repair_pause: float = 1.0,
     ) -> None:
+        if repair not in ("auto", "manual"):
+            raise ConfigurationError(f"repair must be auto or manual, not {repair!r:.40}")
         self.connector_id = check_group(connector_id)
         self.source_system = source_system
         self.event_bus = event_bus
@@ -100,10 +110,13 @@ class CDCConnector:
         self._store = store
         self._skew = clock_skew
         self._registry = registry
+        self._repair = repair
+        self._repair_pause = repair_pause
         self._runners: dict[str, ObjectRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._claimed: FileLock | None = None
+        self._connecting = asyncio.Lock()
         self._status = CDCConnectorStatus.DISCONNECTED
         self._connect_error: str | None = None
 
@@ -128,7 +141,7 @@ class CDCConnector:
     @property
     def source(self) -> CDCSource:
         """The source behind; a subclass is its own."""
-        return _OwnSource(self)
+        return OwnSource(self)
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -157,9 +170,9 @@ class CDCConnector:
         self._status = CDCConnectorStatus.CONNECTING
         try:
             await self.source.open()
-        except (CredentialsError, SourceUnavailableError) as error:
+        except Exception as error:
             self._status = CDCConnectorStatus.ERROR
-            self._connect_error = f"{type(error).__name__}: {error}"
+            self._connect_error = f"{type(error).__name__}: {error}"[:500]
             raise
         self._status = CDCConnectorStatus.CONNECTED
         self._connect_error = None
@@ -170,12 +183,16 @@ class CDCConnector:
         await self.source.close()
         self._status = CDCConnectorStatus.DISCONNECTED
 
-    async def start(self, objects: Sequence[str]) -> None:
+    async def start(self, objects: Sequence[str], *, keep_trying: bool = False) -> None:
         """Follow these objects, each on its own: one that fails does not stop the others.
+
+        Args:
+            objects: their names.
+            keep_trying: a source that cannot be connected to is tried again until it can be, in the background.
 
         Raises:
             ConfigurationError: no objects, or one is followed already, or the connector runs in another process.
-            CredentialsError, SourceUnavailableError: of :meth:`connect`.
+            CredentialsError, SourceUnavailableError: of :meth:`connect`, without ``keep_trying``.
             StorageError: the store cannot say whether to pause. Nothing was started.
         """
         if isinstance(objects, str) or not objects:
@@ -186,33 +203,66 @@ class CDCConnector:
         await self.event_bus.open()
         self._claim()
         try:
-            await self.connect()
             asked = await self._asked_to_pause()
-        except BaseException:
-            if not self._tasks:
-                self._release()
-            raise
+            await self.connect()
+        except BaseException as error:
+            hopeless = not isinstance(error, Exception) or isinstance(
+                error, ConfigurationError | StorageError
+            )
+            if not keep_trying or hopeless:
+                if not self._tasks:
+                    self._release()
+                raise
+            log.warning("%s cannot connect, and goes on trying: %s", self.connector_id, error)
         for name in dict.fromkeys(objects):
-            runner = self._runners[name] = ObjectRunner(
+            publisher = ChangePublisher(
                 self.connector_id,
-                self.source,
+                self.source.system,
                 name,
                 self.event_bus,
                 self._log,
                 self.pillar,
                 self._observer,
-                self._rng,
                 self._store,
                 self._skew,
+            )
+            runner = self._runners[name] = ObjectRunner(
+                self.connector_id,
+                self.source,
+                name,
+                self.event_bus,
+                publisher,
+                self._log,
+                self._observer,
+                self._rng,
+                self._store,
                 self._registry,
+                self._repair,
+                self._repair_pause,
             )
             _let(runner, asked)
             self._tasks[name] = asyncio.create_task(
-                runner.run(), name=f"dimesh-cdc-{self.connector_id}-{name}"
+                self._follow(runner), name=f"dimesh-cdc-{self.connector_id}-{name}"
             )
-
         if self._store is not None and self._watch is None:
             self._watch = asyncio.create_task(self._look(), name=f"dimesh-cdc-{self.connector_id}-pauses")
+
+    async def _follow(self, runner: ObjectRunner) -> None:
+        """Wait until the source is connected, then follow the object."""
+        for failures in itertools.count(1):
+            async with self._connecting:
+                try:
+                    await self.connect()
+                    break
+                except ConfigurationError:
+                    return  # the status says why
+                except CredentialsError:
+                    wait = CREDENTIALS_WAIT
+                except Exception as error:
+                    after = error.retry_after if isinstance(error, SourceUnavailableError) else 0.0
+                    wait = max(BACKOFF.delay(min(failures, 10), self._rng), after)
+                await self._clock.sleep(wait)
+        await runner.run()
 
     async def stop(self) -> None:
         """Stop following; positions stay where they are."""
@@ -221,6 +271,7 @@ class CDCConnector:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+        self._watch = None
         for runner in self._runners.values():
             runner.stopped()  # also one that was stopped before it could begin
         self._release()
@@ -245,7 +296,6 @@ class CDCConnector:
                 f"{self.connector_id} is followed by another connector, perhaps of a running 'dimesh run': stop that first"
             )
         self._claimed = lock
-        self._watch = None
 
     async def _asked_to_pause(self) -> frozenset[str]:
         return await self._store.paused(self.connector_id) if self._store is not None else frozenset()
@@ -297,7 +347,8 @@ class CDCConnector:
             progress = await self._log.load(key)
             if progress is not None:
                 topic = f"cdc.{self.source_system}"
-                await self._log.publish(topic, (), (), key, progress.again("asked for"))
+                again = progress.again(progress.owed or progress.repair or "asked for", self._clock.time())
+                await self._log.publish(topic, (), (), key, again)
 
     @contextmanager
     def _idle(self, object: str) -> Iterator[None]:
@@ -351,6 +402,7 @@ class CDCConnector:
                     "snapshot_total": runner.stats.snapshot_total,
                     "snapshot_eta": runner.stats.snapshot_eta,
                     "gaps": runner.stats.gaps,
+                    "repair_owed": runner.progress.owed or None if runner.progress is not None else None,
                     "errors": runner.stats.errors,
                     "last_error": runner.stats.last_error,
                     "last_change": runner.stats.last_change.isoformat() if runner.stats.last_change else None,
@@ -393,89 +445,8 @@ class SourceConnector(CDCConnector):
                         yield CDCEvent.of(item, self.source_system)
 
 
-class _OwnSource:
-    """A connector's own get_changes and get_snapshot, as a source for the runner."""
-
-    capabilities = Capabilities(Capability.SNAPSHOT, Capability.STREAM)
-
-    def __init__(self, connector: CDCConnector) -> None:
-        self._connector = connector
-        self.system = connector.source_system
-
-    async def open(self) -> None:
-        """The connector connects by itself."""
-
-    async def close(self) -> None:
-        """Nothing is held here."""
-
-    async def check(self) -> CheckResult:
-        """A connector of one's own cannot be asked."""
-        return CheckResult(True, {})
-
-    async def position(self, object: str) -> bytes:
-        """As the connector says."""
-        return (await self._connector.get_position(object)).encode()
-
-    async def snapshot(self, object: str, resume: bytes | None) -> AsyncIterator[ChangeBatch]:
-        """In batches; after an interruption it begins anew, with the same event ids."""
-        batch: list[Change] = []
-        async with aclosing(cast(Any, self._connector.get_snapshot(object))) as changes:
-            async for change in changes:
-                batch.append(_change(change))
-                if len(batch) >= BATCH:
-                    yield ChangeBatch(batch, b"")
-                    batch = []
-        if batch:
-            yield ChangeBatch(batch, b"")
-
-    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
-        """One call of get_changes after the other."""
-        connector = self._connector
-        while True:
-            since = CDCOffset(
-                connector.connector_id, self.system, object, position.decode(), datetime.now(UTC)
-            )
-            found = False
-            async with aclosing(cast(Any, connector.get_changes(object, since))) as changes:
-                async for change in changes:
-                    found = True
-                    position = (change.sequence or change.timestamp.isoformat()).encode()
-                    yield ChangeBatch([_change(change)], position)
-            if not found:
-                await connector._clock.sleep(connector.poll)
-
-    async def acknowledge(self, object: str, position: bytes) -> None:
-        """Nothing to clean up."""
-
-
 def _let(runner: ObjectRunner, paused: frozenset[str]) -> None:
     if paused & {"", runner.object}:
         runner.allowed.clear()
     else:
         runner.allowed.set()
-
-
-def _change(event: CDCEvent) -> Change:
-    identity = event.identity or json.dumps(
-        [dict(event.primary_key), event.sequence, event.timestamp.isoformat()], default=str, sort_keys=True
-    )
-    return Change(
-        identity,
-        event.operation,
-        event.table_or_object,
-        event.primary_key,
-        event.before,
-        event.after,
-        event.timestamp,
-        event.sequence,
-        event.before_from,
-        event.changed_fields,
-        event.partial,
-        event.actor,
-        event.own,
-        event.transaction,
-        event.api_version,
-        event.visible,
-        event.as_of,
-        event.metadata,
-    )

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Literal, cast
 
 from msgspec.structs import replace
 
@@ -24,19 +24,17 @@ from dimesh.bus.engine import EventBus
 from dimesh.bus.retry import RetryPolicy
 from dimesh.capabilities import Capability
 from dimesh.cdc.drift import EVERY, Registrar, SchemaWatch
-from dimesh.cdc.events import GAP_TYPE, REPAIRED_TYPE, SCHEMA_TYPE, CDCEvent, key_text, ordering_key
-from dimesh.cdc.rows import LastRow, completed
+from dimesh.cdc.publisher import CDCObserver, ChangePublisher
 from dimesh.cdc.state import Progress, ProgressLog
 from dimesh.cdc.store import RowStore
 from dimesh.errors import (
     BusClosedError,
+    ConfigurationError,
     CredentialsError,
     SourceObjectError,
     SourcePositionLostError,
     SourceUnavailableError,
 )
-from dimesh.events.event import Event
-from dimesh.events.metadata import EventMetadata
 from dimesh.spi.cdc import CDCSource, Change, ChangeBatch, DeletionLog, Describes, Gap, Operation
 
 log = logging.getLogger("dimesh.cdc")
@@ -50,6 +48,9 @@ MAX_FAILURES: Final = 5
 
 DELETES: Final = 500
 """Deletes that a repair publishes together."""
+LONGEST_PAUSE: Final = 3_600.0
+"""Seconds that a repair waits for at most: a clock that was set back holds it no longer than that."""
+Repair = Literal["auto", "manual"]
 
 
 class Phase(Enum):
@@ -62,18 +63,6 @@ class Phase(Enum):
     BACKOFF = "backoff"
     FAILED = "failed"
     STOPPED = "stopped"
-
-
-class CDCObserver(Protocol):
-    """Is told what happened; must not raise."""
-
-    def change_captured(self, source: str, change: Change) -> None:
-        """A change was published and acknowledged."""
-        ...
-
-    def gap_detected(self, source: str, gap: Gap) -> None:
-        """Changes may be missing."""
-        ...
 
 
 @dataclass(slots=True)
@@ -94,7 +83,20 @@ class RunnerStats:
 
 
 class ObjectRunner:
-    """See the module."""
+    """See the module.
+
+    Args:
+        connector_id: whose it is.
+        source: where the changes come from.
+        object_: what is followed.
+        publisher: of this object.
+        progress_log: keeps how far it is.
+        rng: of jitter.
+        rows: remembers which rows there are.
+        registry: of the schemas of a source that describes its objects.
+        repair: what becomes of a gap that only reading all rows anew can repair: that, or the wait for somebody who asks.
+        repair_pause: how long a repair waits after the last one, in times of what that took.
+    """
 
     def __init__(
         self,
@@ -102,19 +104,18 @@ class ObjectRunner:
         source: CDCSource,
         object_: str,
         bus: EventBus,
+        publisher: ChangePublisher,
         progress_log: ProgressLog,
-        pillar: str,
         observer: CDCObserver | None,
         rng: random.Random,
         rows: RowStore | None = None,
-        skew: float = 1.0,
         registry: Registrar | None = None,
+        repair: Repair = "auto",
+        repair_pause: float = 1.0,
     ) -> None:
         self.object = object_
         self.stats = RunnerStats()
         self.phase = Phase.WAITING
-        self.progress: Progress | None = None
-        self.updated: datetime | None = None
         self.resumed = asyncio.Event()
         self.resumed.set()
         self.allowed = asyncio.Event()
@@ -123,28 +124,35 @@ class ObjectRunner:
         self._connector_id = connector_id
         self._source = source
         self._bus = bus
+        self._publisher = publisher
         self._log = progress_log
-        self._pillar = pillar
         self._observer = observer
         self._rng = rng
         self._rows = rows
-        self._skew = skew
-        self._key = f"cdc/{connector_id}/{object_}"
+        self._repair = repair
+        self._repair_pause = repair_pause
         self._schema: SchemaWatch | None = None
         if (
             registry is not None
             and Capability.DESCRIBED in source.capabilities
             and isinstance(source, Describes)
         ):
-            self._schema = SchemaWatch(source, object_, f"{self.topic}.{object_}", registry, self._say_schema)
+            subject = f"{publisher.topic}.{object_}"
+            self._schema = SchemaWatch(source, object_, subject, registry, publisher.say_schema)
+            publisher.schema = self._schema
         self._failures = 0
         self._pending: Gap | None = None
         """A gap that is not published yet."""
 
     @property
-    def topic(self) -> str:
-        """Where the changes go."""
-        return f"cdc.{self._source.system}"
+    def progress(self) -> Progress | None:
+        """How far it is; None: not begun."""
+        return self._publisher.progress
+
+    @property
+    def updated(self) -> datetime | None:
+        """When that was stored."""
+        return self._publisher.updated
 
     async def run(self) -> None:
         """Follow until cancelled, or until the object cannot be captured at all."""
@@ -173,9 +181,6 @@ class ObjectRunner:
             self._schema.forget_what_was_asked()
             await self._schema.look()
 
-    async def _say_schema(self, found: dict[str, Any]) -> None:
-        await self._bus.publish_many(self.topic, [self._notice(SCHEMA_TYPE, found)], keys=[self.object])
-
     async def _once(self) -> float | None:
         """Follow until something goes wrong; seconds to wait before the next try, None to give up."""
         try:
@@ -193,7 +198,7 @@ class ObjectRunner:
             self._note(error)
             self.phase = Phase.FAILED
             return CREDENTIALS_WAIT
-        except SourceObjectError as error:
+        except (SourceObjectError, ConfigurationError) as error:
             self._note(error)
             self.phase = Phase.FAILED
             return None
@@ -212,47 +217,98 @@ class ObjectRunner:
         self.stats.last_error = f"{type(error).__name__}: {error}"[:500]
 
     async def _follow(self) -> None:
-        progress = self.progress = await self._log.load(self._key)
+        key = self._publisher.key
+        progress = self._publisher.progress = await self._log.load(key)
         await self._pause()
         if self._schema is not None:
             await self._schema.look()
         if self._rows is not None and progress is None:
-            await self._rows.clear(self._key)
+            await self._rows.clear(key)
         elif self._rows is not None and self._rows.last_state and progress is not None:
-            await self._rows.recover(self._key, progress.batch)
+            await self._rows.recover(key, progress.batch)
         if self._pending is not None:
             # The old position is good for nothing: the stream begins anew before the rows are read.
-            progress = await self._gap(self._pending, await self._source.position(self.object))
+            progress = await self._lost(self._pending, await self._source.position(self.object))
             self._pending = None
         if progress is None:
             position = await self._source.position(self.object)
             # After a reset the readings have other numbers than before.
             progress = Progress(position=position, epoch=int(self._bus.clock.time() * 1_000))
-            await self._store((), progress)
+            progress = await self._publisher.store((), progress)
         if progress.phase == "snapshot":
             progress = await self._snapshot(progress)
+        await self._stream(progress)
+
+    # -- the stream ------------------------------------------------------------------------------
+
+    async def _stream(self, progress: Progress) -> None:
+        """Until it ends, or a repair begins."""
         self.phase = Phase.STREAM
         stream = self._source.stream(self.object, progress.position)
         async with aclosing(cast(Any, stream)) as batches:
-            async for batch in batches:
-                read = self._now()
+            while True:
+                wait = self._until_repair(progress)
+                try:
+                    batch = await self._next(batches, wait) if wait is None or wait > 0 else None
+                except StopAsyncIteration:
+                    return
+                if batch is None:  # all that is owed is repaired by one reading
+                    await self._publisher.store((), progress.again(progress.owed, self._bus.clock.time()))
+                    return
+                read = self._publisher.now()
                 await self._pause()
                 progress = await self._batch(batch, progress, read)
-                if progress.phase == "snapshot":
-                    return  # a gap: the next turn repairs it
+
+    async def _next(self, batches: Any, wait: float | None) -> ChangeBatch | None:
+        """The next batch; None: there was none in so many seconds of our clock."""
+        if wait is None:
+            return cast(ChangeBatch, await anext(batches))
+        try:
+            async with asyncio.timeout(None) as limit:
+                now = asyncio.get_running_loop().time()
+                timer = self._bus.clock.call_later(wait, lambda: limit.reschedule(now))
+                try:
+                    return cast(ChangeBatch, await anext(batches))
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            return None
+
+    async def _batch(self, batch: ChangeBatch, progress: Progress, read: datetime) -> Progress:
+        self._failures = 0
+        gaps = [self._dated(item, progress, read) for item in batch.items if isinstance(item, Gap)]
+        items: Sequence[Change | Gap] = batch.items
+        if gaps:
+            dated = iter(gaps)
+            items = [next(dated) if isinstance(item, Gap) else item for item in batch.items]
+        before, progress = progress, progress.owing(gaps)
+        # All of a batch with its position, gaps too: a crash would forget those that came later.
+        progress = await self._publisher.publish(
+            items, replace(progress, position=batch.position), read, before
+        )
+        changes = [item for item in items if isinstance(item, Change)]
+        if changes:
+            self.stats.changes += len(changes)
+            self.stats.last_change = changes[-1].timestamp
+        self._tell(gaps)
+        await self._source.acknowledge(self.object, batch.position)
+        return progress
+
+    # -- snapshots -------------------------------------------------------------------------------
 
     async def _snapshot(self, progress: Progress) -> Progress:
         self.phase = Phase.SNAPSHOT
+        publisher = self._publisher
         began, before = self._bus.clock.monotonic(), progress.rows
         batches: AsyncIterator[ChangeBatch] = self._source.snapshot(self.object, progress.resume)
         async with aclosing(cast(Any, batches)) as opened:
             async for batch in opened:
-                read = self._now()
+                read = publisher.now()
                 await self._pause()
                 self.stats.snapshot_total = batch.estimated_total or self.stats.snapshot_total
                 changes = [item for item in batch.items if isinstance(item, Change)]
                 progress = replace(progress, resume=batch.position, rows=progress.rows + len(changes))
-                progress = await self._publish(changes, progress, read)
+                progress = await publisher.publish(changes, progress, read)
                 self.stats.snapshot_rows += len(changes)
                 if self.stats.snapshot_total is not None and progress.rows > before:
                     each = (self._bus.clock.monotonic() - began) / (progress.rows - before)
@@ -264,10 +320,42 @@ class ObjectRunner:
         deleted: int | None = None
         if repair:
             progress, deleted = await self._delete_unseen(progress)
-        progress = progress.streaming(end)
-        extra = [self._repaired(repair, rows, deleted)] if repair else []
-        await self._store(extra, progress)
+        progress = progress.streaming(end, self._repair_pause)
+        return await publisher.store([publisher.repaired(repair, rows, deleted)] if repair else [], progress)
+
+    # -- gaps ------------------------------------------------------------------------------------
+
+    async def _lost(self, gap: Gap, position: bytes) -> Progress:
+        """Say that the position was, and go on from another."""
+        known = self.progress or Progress(position=position)
+        gap = self._dated(gap, known, self._publisher.now())
+        progress = replace(known.owing([gap]), position=position)
+        if progress.phase == "snapshot":
+            progress = progress.again(progress.owed, self._bus.clock.time())
+        progress = await self._publisher.publish([gap], progress, self._publisher.now())
+        self._tell([gap])
         return progress
+
+    def _until_repair(self, progress: Progress) -> float | None:
+        """Seconds until the repair that is owed; None: nothing is owed, or it waits for somebody who asks."""
+        if not progress.owed or self._repair == "manual":
+            return None
+        return min(progress.repair_after - self._bus.clock.time(), LONGEST_PAUSE)
+
+    @staticmethod
+    def _dated(gap: Gap, progress: Progress, now: datetime) -> Gap:
+        """With the interval in which it may be: by default since we read last."""
+        since = gap.since or (datetime.fromtimestamp(progress.at, UTC) if progress.at else None)
+        return dataclasses.replace(gap, since=since, until=gap.until or now)
+
+    def _tell(self, gaps: Sequence[Gap]) -> None:
+        for gap in gaps:
+            self.stats.gaps += 1
+            log.warning(
+                "%s, object %s: changes may be missing: %s", self._connector_id, self.object, gap.cause
+            )
+            if self._observer is not None:
+                self._observer.gap_detected(self._connector_id, gap)
 
     async def _delete_unseen(self, progress: Progress) -> tuple[Progress, int | None]:
         """Publish a delete for each row that was there before the gap and that the repair did not see; how many. None: the
@@ -275,17 +363,18 @@ class ObjectRunner:
         snapshot, so none of those is lost; one that came meanwhile is not remembered yet, or seen.
         """
         deleted = 0
+        publisher = self._publisher
         if self._rows is None:
             if not isinstance(self._source, DeletionLog):
                 return progress, None
             async with aclosing(cast(Any, self._source.deleted(self.object))) as batches:
                 async for batch in batches:
-                    progress = await self._publish(batch.items, progress, self._now())
+                    progress = await publisher.publish(batch.items, progress, publisher.now())
                     deleted += len(batch.items)
             self.stats.changes += deleted
             return progress, deleted
-        while keys := await self._rows.unseen(self._key, progress.generation, DELETES):
-            now = self._now()
+        while keys := await self._rows.unseen(publisher.key, progress.generation, DELETES):
+            now = publisher.now()
             changes = [
                 Change(
                     f"repair-{progress.reading}:{primary_key}",
@@ -299,166 +388,10 @@ class ObjectRunner:
                 )
                 for name, _, primary_key in (key.rpartition("\n") for key in keys)
             ]
-            progress = await self._publish(changes, progress, now)
+            progress = await publisher.publish(changes, progress, now)
             deleted += len(changes)
         self.stats.changes += deleted
         return progress, deleted
-
-    async def _batch(self, batch: ChangeBatch, progress: Progress, read: datetime) -> Progress:
-        self._failures = 0
-        gaps = [item for item in batch.items if isinstance(item, Gap)]
-        before, progress = progress, self._after(gaps, replace(progress, position=batch.position))
-        # All of a batch with its position, gaps too: a crash would forget those that came later.
-        progress = await self._publish(batch.items, progress, read, before)
-        changes = [item for item in batch.items if isinstance(item, Change)]
-        if changes:
-            self.stats.changes += len(changes)
-            self.stats.last_change = changes[-1].timestamp
-        self._tell(gaps)
-        await self._source.acknowledge(self.object, batch.position)
-        return progress
-
-    async def _gap(self, gap: Gap, position: bytes) -> Progress:
-        """Say so on the topic, and have the object read again; then the stream goes on from the position."""
-        known = self.progress or Progress(position=position)
-        progress = self._after([gap], replace(known, position=position))
-        progress = await self._publish([gap], progress, self._now())
-        self._tell([gap])
-        return progress
-
-    @staticmethod
-    def _after(gaps: Sequence[Gap], progress: Progress) -> Progress:
-        """What is to be done after gaps."""
-        causes = [gap.cause for gap in gaps if gap.resnapshot]
-        return progress.again("; ".join(dict.fromkeys(causes))) if causes else progress
-
-    def _tell(self, gaps: Sequence[Gap]) -> None:
-        for gap in gaps:
-            self.stats.gaps += 1
-            log.warning(
-                "%s, object %s: changes may be missing: %s", self._connector_id, self.object, gap.cause
-            )
-            if self._observer is not None:
-                self._observer.gap_detected(self._connector_id, gap)
-
-    def _told(self, gap: Gap) -> Event:
-        return self._notice(
-            GAP_TYPE,
-            {
-                "cause": gap.cause,
-                "since": gap.since.isoformat() if gap.since else None,
-                "until": gap.until.isoformat() if gap.until else None,
-                "resnapshot": gap.resnapshot,
-            },
-        )
-
-    # -- publishing ------------------------------------------------------------------------------
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._bus.clock.time(), UTC)
-
-    async def _publish(
-        self,
-        items: Sequence[Change | Gap],
-        progress: Progress,
-        read: datetime,
-        streamed: Progress | None = None,
-    ) -> Progress:
-        """Publish, and store how far that is.
-
-        Args:
-            items: in order.
-            progress: what is stored with it.
-            read: when the items were read.
-            streamed: for what a stream brought, how far it was before. What a snapshot or repair finds takes the place
-                of what is remembered instead of coming after it.
-        """
-        if not items:
-            await self._store((), progress)
-            return progress
-        progress = replace(progress, batch=progress.batch + 1)
-        # A row that changed before a gap may be gone after it: what came with the gap is not seen by its repair.
-        generation = streamed.generation if streamed is not None else progress.generation
-        end = streamed.snapshot_end if streamed is not None else 0.0
-        now, rows = self._now(), self._rows
-        changes = [change for item in items for change in (item.repair if isinstance(item, Gap) else (item,))]
-        if self._schema is not None:
-            await self._schema.before(changes)
-        keys = [self._row_key(change) for change in changes]
-        last: dict[str, LastRow | None] = {}
-        stored: dict[str, bytes] = {}
-        if streamed is not None and rows is not None and rows.last_state and changes:
-            stored = await rows.rows(self._key, list(dict.fromkeys(keys)))
-            last = {key: LastRow.unpacked(row) for key, row in stored.items()}
-        key_of_next = iter(keys)
-        events: list[Event] = []
-        order: list[str] = []
-
-        # What a snapshot reads a second time after an interruption is the same reading; what else is read is one by itself.
-        reading = progress.reading if streamed is None else f"{streamed.reading}/{progress.batch}"
-
-        def add(change: Change, read_anew: bool) -> None:
-            key = next(key_of_next)
-            image, last[key] = completed(change, last.get(key), read, self._skew)
-            during = end > 0 and change.timestamp.timestamp() < end
-            found = CDCEvent.of(
-                change, self._source.system, read, image, during, reading if read_anew else ""
-            )
-            events.append(found.to_event(self._pillar, now))
-            order.append(ordering_key(change.object, key.rpartition("\n")[2]))
-
-        for item in items:
-            if isinstance(item, Gap):
-                events.append(self._told(item))
-                order.append(self.object)
-                for change in item.repair:
-                    add(dataclasses.replace(change, as_of=read) if change.after is not None else change, True)
-                if not item.resnapshot:
-                    deleted = sum(1 for change in item.repair if change.operation is Operation.DELETE)
-                    events.append(self._repaired(item.cause, len(item.repair) - deleted, deleted))
-                    order.append(self.object)
-            else:
-                add(item, item.operation is Operation.SNAPSHOT)
-        gone = [key for key, row in last.items() if row is None]
-        # Remembered before it is published, and forgotten after: a crash in between leaves one too many, never too few.
-        if rows is not None and last and rows.last_state:
-            there = {key: row.packed() for key, row in last.items() if row is not None}
-            # A row that a snapshot read is as it was read, published or not: it stays.
-            were = {key: stored.get(key) for key in (last if streamed is not None else gone)}
-            await rows.remember(self._key, progress.batch, there, gone, generation, were)
-        elif rows is not None and len(gone) < len(last):
-            there_only = [key for key, row in last.items() if row is not None]
-            await rows.present(self._key, there_only, generation)
-        await self._store(events, progress, order)
-        if rows is not None and gone:
-            await rows.gone(self._key, gone)
-        if self._observer is not None:
-            for change in changes:
-                self._observer.change_captured(self._connector_id, change)
-        return progress
-
-    def _row_key(self, change: Change) -> str:
-        """What a row is remembered by: of a channel of several objects with the object's name before it."""
-        key = key_text(change.primary_key)
-        return key if change.object == self.object else f"{change.object}\n{key}"
-
-    def _repaired(self, cause: str, rows: int, deleted: int | None) -> Event:
-        return self._notice(REPAIRED_TYPE, {"cause": cause, "rows": rows, "deleted": deleted})
-
-    async def _store(
-        self, events: Sequence[Event], progress: Progress, keys: Sequence[str] | None = None
-    ) -> None:
-        await self._log.publish(self.topic, events, keys or [self.object] * len(events), self._key, progress)
-        self.progress = progress
-        self.updated = self._now()
-
-    def _notice(self, kind: str, payload: dict[str, Any]) -> Event:
-        metadata = EventMetadata(
-            source_pillar=self._pillar,
-            source_agent=f"cdc.{self._source.system}",
-            tags={"source_system": self._source.system, "object_type": self.object},
-        )
-        return Event(kind, metadata, {"connector_id": self._connector_id, "object": self.object, **payload})
 
     async def _pause(self) -> None:
         if self.resumed.is_set() and self.allowed.is_set():

@@ -7,14 +7,18 @@ is stored after the acknowledgement: a crash in between repeats changes, with th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from dimesh.bus.engine import EventBus
 from dimesh.capabilities import Capability
 from dimesh.errors import CDCError
 from dimesh.events.event import Event
+from dimesh.spi.cdc import Gap
+
+_LONGEST_CAUSE: Final = 1_000
 
 
 class Progress(msgspec.Struct, array_like=True, kw_only=True):
@@ -37,8 +41,16 @@ class Progress(msgspec.Struct, array_like=True, kw_only=True):
     """When the last snapshot ended; changes from before that may be in its rows already."""
     epoch: int = 0
     """When it was begun, in ms: after a reset the readings of rows have other names than before."""
+    at: float = 0.0
+    """When this was stored. Times are seconds of the wall clock."""
+    owed: str = ""
+    """While streaming: causes of gaps that are to be repaired by reading all rows."""
+    repair_began: float = 0.0
+    """When the last repair began; 0: there was none."""
+    repair_after: float = 0.0
+    """When the next may begin."""
 
-    def again(self, cause: str) -> Progress:
+    def again(self, cause: str, now: float) -> Progress:
         """All rows are to be read anew, for this cause; the stream goes on from where it is."""
         return Progress(
             position=self.position,
@@ -46,10 +58,24 @@ class Progress(msgspec.Struct, array_like=True, kw_only=True):
             epoch=self.epoch,
             generation=self.generation + 1,
             batch=self.batch,
+            at=self.at,
+            repair_began=now,
         )
 
-    def streaming(self, now: float) -> Progress:
-        """The snapshot is over."""
+    def owing(self, gaps: Sequence[Gap]) -> Progress:
+        """After gaps were told."""
+        causes = [gap.cause for gap in gaps if gap.resnapshot]
+        if not causes:
+            return self
+        known = self.owed or self.repair
+        new = [cause for cause in dict.fromkeys(causes) if cause not in known]
+        return replace(self, owed="; ".join([known, *new] if known else new)[:_LONGEST_CAUSE])
+
+    def streaming(self, now: float, pause: float) -> Progress:
+        """The snapshot is over. If it was a repair, the next one waits for so many times of what this one took: then repairs
+        leave time, and requests, for everything else, whatever tells of gaps how often.
+        """
+        took = max(now - self.repair_began, 0.0) if self.repair else 0.0
         return Progress(
             phase="stream",
             position=self.position,
@@ -57,6 +83,9 @@ class Progress(msgspec.Struct, array_like=True, kw_only=True):
             generation=self.generation,
             batch=self.batch,
             snapshot_end=now,
+            at=self.at,
+            repair_began=self.repair_began,
+            repair_after=now + took * pause if self.repair else 0.0,
         )
 
     @property

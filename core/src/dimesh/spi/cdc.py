@@ -12,6 +12,11 @@ cursor exports (Zendesk), a database without a change log (NetSuite) and a table
 Calling rules: all methods from one event loop. Different objects may be read at the same time; one object has at
 most one snapshot and one stream. Iterators are closed with ``aclose`` and may be cancelled at any ``await``:
 nothing may be lost, since the runner goes on from the last position it stored.
+
+Errors say what the runner does: ``SourceUnavailableError``, it tries again with backoff, not before ``retry_after``;
+``CredentialsError``, it tries again every minute and says so; ``SourceObjectError``, this object is given up, and the others go
+on; ``SourcePositionLostError``, a gap; ``ConfigurationError``, given up until the settings are changed. Any other is tried again
+with backoff, and counts as a failure of the plugin after five in a row.
 """
 
 from __future__ import annotations
@@ -86,15 +91,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Changes may be missing. The runner publishes it, reads the object anew, and goes on with the stream from the position
-    of the batch that told of it.
+    """Changes may be missing. The runner publishes it and goes on with the stream from the position of the batch that told of it,
+    and reads the object anew: at once, but so that repairs take at most half of the time, or when somebody asks for it.
     """
 
     object: str
     cause: str
     """In words, for the event and the log."""
     since: datetime | None = None
+    """From when on changes may be missing; None: since the last batch."""
     until: datetime | None = None
+    """Until when; None: now."""
     resnapshot: bool = True
     """False: the source repaired it by itself, with ``repair``."""
     repair: Sequence[Change] = ()

@@ -116,6 +116,7 @@ async def _status(state: State, name: str | None) -> None:
                 else:
                     position = (progress.resume or progress.position).decode("utf-8", "backslashreplace")
                     phase = f"repair: {progress.repair}" if progress.repair else progress.phase
+                    phase += f", to be repaired: {progress.owed}" if progress.owed else ""
                     rows.append(
                         (section.name, one, phase + waits, progress.rows, progress.generation, position[:60])
                     )
@@ -169,7 +170,7 @@ async def _run(state: State, names: Sequence[str], objects: Sequence[str]) -> No
                 raise ConfigurationError(f"no source that is to run captures {one!r}")
         for section in chosen:
             if wanted[section.name]:
-                await mesh.connector(section).start(wanted[section.name])
+                await mesh.connector(section).start(wanted[section.name], keep_trying=True)
         with _Status(state) as status:
             while not stop.is_set():
                 status.show(mesh.cdc.get_status())
@@ -219,7 +220,8 @@ def _in_words(at: dict[str, Any]) -> str:
             + (f", {eta:,.0f} s left" if eta is not None else "")
         )
     error = f", {at['errors']} errors" if at["errors"] else ""
-    return f"{at['phase']}, {at['changes']:,} changes{error}"
+    owed = ", a gap waits for its repair" if at["repair_owed"] else ""
+    return f"{at['phase']}, {at['changes']:,} changes{error}{owed}"
 
 
 @cdc.command("snapshot")
@@ -324,14 +326,17 @@ async def _history(state: State, name: str | None) -> None:
                         kind = "gap" if event.event_type.value == GAP_TYPE else "repaired"
                         rows.append(
                             (event.metadata.timestamp.isoformat()[:19], payload["connector_id"], payload["object"], kind,
-                             payload.get("rows"), deleted, payload["cause"])
+                             (payload.get("since") or "")[:19], (payload.get("until") or "")[:19], payload.get("rows"), deleted,
+                             payload["cause"])
                         )  # fmt: skip
             except TopicNotFoundError:
                 continue
             except (CodecError, PayloadError, KeyError):
                 continue
     state.output.table(
-        ("time", "source", "object", "what", "rows", "deleted", "cause"), rows, "no gaps: nothing was missed"
+        ("time", "source", "object", "what", "since", "until", "rows", "deleted", "cause"),
+        rows,
+        "no gaps: nothing was missed",
     )
 
 
