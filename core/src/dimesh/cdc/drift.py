@@ -16,6 +16,7 @@ log = logging.getLogger("dimesh.cdc")
 EVERY: Final = 3_600.0
 """Seconds between two questions."""
 _OURS: Final = "$comment"
+_SEEN: Final = "seen in a change; the source does not describe it"
 
 
 class Registrar(Protocol):
@@ -70,21 +71,36 @@ class SchemaWatch:
                 log.warning("the schema of %s is not watched for now: %s", self.subject, error)
 
     async def before(self, changes: Iterable[Change]) -> None:
-        """Ask again where a change has fields that the description lacks, once for each."""
+        """Ask again where a change has fields that the description lacks, once for each; those that it lacks still are
+        registered and said all the same, as they are seen.
+        """
         fields = self._fields
         if fields is None:
             return
         for change in changes:
-            if change.after is not None and not change.after.keys() <= fields:
-                new = change.after.keys() - fields - self._asked
+            after = change.after
+            if after is not None and not after.keys() <= fields:
+                new = after.keys() - fields - self._asked
                 if new:
                     self._asked |= new
                     await self.look()
+                    fields = self._fields or fields
+                    await self._see({name: after[name] for name in after if name in new - fields})
                     fields = self._fields or fields
 
     def forget_what_was_asked(self) -> None:
         """Fields that the description lacked are asked for again."""
         self._asked.clear()
+
+    async def _see(self, values: Mapping[str, Any]) -> None:
+        """Take in fields that nobody describes."""
+        async with self._lock:
+            if values and self._known is not None:
+                seen = {name: {**_type_of(value), _OURS: _SEEN} for name, value in values.items()}
+                try:
+                    await self._take({**self._known, "properties": {**_properties(self._known), **seen}})
+                except DimeshError as error:
+                    log.warning("new fields of %s are not registered: %s", self.subject, error)
 
     async def _take(self, described: Mapping[str, Any]) -> None:
         try:
@@ -92,6 +108,8 @@ class SchemaWatch:
         except SubjectNotFoundError:
             latest = None
         was = self._known if self._known is not None else latest
+        if was is not None:
+            described = _with_seen(described, was)
         if was is None:
             # A source changes as it does, whatever was promised to whom: a mode that refuses would hide it.
             await self._registry.set_compatibility(self.subject, "NONE")
@@ -133,6 +151,33 @@ class SchemaWatch:
 def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     found = schema.get("properties")
     return found if isinstance(found, Mapping) else {}
+
+
+def _with_seen(described: Mapping[str, Any], was: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the fields that were seen before and are not described still."""
+    properties = _properties(described)
+    seen = {
+        name: field
+        for name, field in _properties(was).items()
+        if name not in properties and isinstance(field, Mapping) and field.get(_OURS) == _SEEN
+    }
+    return {**described, "properties": {**properties, **seen}} if seen else described
+
+
+def _type_of(value: Any) -> dict[str, Any]:
+    """What a value tells of its field: it may be null another time, whatever it is."""
+    if value is None:
+        return {}
+    for kinds, name in (
+        (bool, "boolean"),
+        (int, "integer"),
+        (float, "number"),
+        (str, "string"),
+        (Mapping, "object"),
+    ):
+        if isinstance(value, kinds):
+            return {"type": [name, "null"]}
+    return {"type": ["array", "null"]}
 
 
 def _plain(schema: Mapping[str, Any]) -> str:
