@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from dimesh import Event, EventBusFactory
 from dimesh.capabilities import Capability
+from dimesh.cdc import SourceConnector, SqliteCDCStore
 from dimesh.errors import CredentialsError, SourceObjectError, SourcePositionLostError
 from dimesh.spi.cdc import Before, CDCSource, Change, Describes, Gap, Operation
 from dimesh_contracts.contract import NOT_OFFERED, Contract, Guarantee, proves
-from dimesh_contracts.waiting import deadline
+from dimesh_contracts.waiting import deadline, until
 
 NewSource = Callable[[], CDCSource]
 
@@ -105,6 +108,7 @@ class CDCGuarantee(Guarantee):
         "A position that the source does not know is an error, never a silent start somewhere else."
     )
     GAPS = "Changes that the system has forgotten are an error or a gap, and never left out in silence."
+    REPAIR = "After changes were lost, reading anew shows the rows as they are: what was deleted meanwhile is found."
     CREDENTIALS = (
         "Credentials that end while it streams are an error of their own, and nothing is lost by it."
     )
@@ -236,6 +240,27 @@ class CDCSourceContract(Contract):
         await system.put("k", "v")
         await system.delete("k")
         assert await self.snapshot(source, system.object) == []
+
+    @proves(G.SNAPSHOT, Capability.SNAPSHOT, Capability.DELETES)
+    async def test_a_snapshot_while_rows_come_and_go(self, source: CDCSource, system: System) -> None:
+        """Rows are deleted and made between its pages; those that are there throughout are all in it. Usually wrong: pages by
+        number, or by how many rows were read: those behind a deleted row move up, and one is left out.
+        """
+        rows = {f"k{n:04}" for n in range(900)}
+        for key in sorted(rows):
+            await system.put(key, "v")
+        seen: set[str] = set()
+        gone: set[str] = set()
+        async with deadline():
+            async for batch in source.snapshot(system.object, None):
+                seen |= {system.key(c) for c in batch.items if isinstance(c, Change)}
+                for some, count in ((rows & seen, 7), (rows - seen, 1)):
+                    for key in sorted(some - gone)[:count]:
+                        await system.delete(key)
+                        gone.add(key)
+                await system.put(f"new{len(gone):04}", "v")
+        missing = rows - gone - seen
+        assert not missing, f"rows that are there throughout are not in the snapshot: {sorted(missing)[:5]}"
 
     @proves(G.HAND_OVER, Capability.SNAPSHOT, Capability.STREAM)
     async def test_nothing_is_lost_between_snapshot_and_stream(
@@ -417,6 +442,58 @@ class CDCSourceContract(Contract):
         await system.put("d", "1")
         ((change, _),) = await self.read(source, system.object, position, 1)
         assert system.key(change) == "d"
+
+    @proves(G.REPAIR, Capability.STREAM, Capability.SNAPSHOT)
+    async def test_what_was_lost_is_repaired(
+        self, new_source: NewSource, system: System, tmp_path: Path
+    ) -> None:
+        """A connector captures, stops, and the system changes and forgets: when it goes on, there is a gap, and after its repair
+        the changes that were published give the rows as they are. Usually wrong: rows that were remembered, and are read
+        no more; a snapshot that begins where the last one ended.
+        """
+        forgets: Forgets = self._can(system, "lose_history")
+        rows = {f"k{n:03}": "old" for n in range(120)}
+        for key in rows:
+            await system.put(key, "old")
+        by_id: dict[str, tuple[str, str]] = {}
+        kinds: list[str] = []
+        source = new_source()
+
+        def shown() -> dict[str, str]:
+            return dict(by_id.values())
+
+        async def apply(event: Event) -> None:
+            payload = event.payload
+            kinds.append(event.event_type.value)
+            if "operation" in payload:
+                id, after = str(payload["primary_key"]), payload["after"]
+                if after is None:
+                    by_id.pop(id, None)
+                else:
+                    when = event.metadata.timestamp
+                    change = Change(id, Operation.UPDATE, "", payload["primary_key"], None, after, when)
+                    by_id[id] = (system.key(change), system.value(after))
+
+        store = SqliteCDCStore(tmp_path / "captured.db")
+        async with EventBusFactory.create("memory") as bus:
+            connector = SourceConnector("captured", source, bus, store=store)
+            await bus.subscribe(f"cdc.{source.system}", apply, "applied")
+            await connector.start([system.object])
+            await until(lambda: shown() == rows)
+            await until(lambda: connector.get_status()["objects"][system.object]["phase"] == "stream")
+            await connector.stop()
+            for n in range(0, 120, 10):
+                await system.delete(f"k{n:03}")
+                del rows[f"k{n:03}"]
+                await system.put(f"k{n + 1:03}", "new")
+                rows[f"k{n + 1:03}"] = "new"
+            await forgets.lose_history()
+            await connector.start([system.object])
+            await until(lambda: "cdc.repaired" in kinds)
+            await until(lambda: shown() == rows)
+            assert "cdc.gap" in kinds[: kinds.index("cdc.repaired")]
+            await connector.disconnect()
+        await store.close()
 
     @proves(G.CREDENTIALS, Capability.STREAM)
     async def test_credentials_that_end_while_it_streams(

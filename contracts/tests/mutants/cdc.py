@@ -100,6 +100,28 @@ class DropsTheLastRow(Outbox):
             yield replace(batch, items=batch.items[:-1] if len(batch.items) % 10 == 3 else batch.items)
 
 
+class PagesByNumber(Outbox):
+    async def snapshot(self, object: str, resume: bytes | None) -> AsyncIterator[ChangeBatch]:
+        number = int(resume or b"0")
+        while True:
+            rows = [item async for batch in super().snapshot(object, None) for item in batch.items]
+            page = rows[number * 100 : (number + 1) * 100]
+            if not page:
+                return
+            number += 1
+            yield ChangeBatch(page, str(number).encode())
+
+
+class RemembersItsRows(Outbox):
+    remembered: list[ChangeBatch] | None = None
+
+    async def snapshot(self, object: str, resume: bytes | None) -> AsyncIterator[ChangeBatch]:
+        if self.remembered is None:
+            self.remembered = [batch async for batch in super().snapshot(object, resume)]
+        for batch in self.remembered:
+            yield batch
+
+
 class TakesThePositionLate(Outbox):
     late = False
 
@@ -252,6 +274,15 @@ class EmptyFeed(Outbox):
 
 MUTANTS = [
     Mutant("drops-last-row", G.SNAPSHOT, "leaves the last row of some pages out", DropsTheLastRow),
+    Mutant(
+        "pages-by-number", G.SNAPSHOT, "reads pages by their number while rows are deleted", PagesByNumber
+    ),
+    Mutant(
+        "remembers-rows",
+        G.REPAIR,
+        "shows the rows of its first reading when it is to read anew",
+        RemembersItsRows,
+    ),
     Mutant("late-position", G.HAND_OVER, "streams from after the snapshot", TakesThePositionLate),
     Mutant("last-state", G.COMPLETE, "shows only the last of several changes of a row", OnlyTheLastState),
     Mutant("drops-deletes", G.DELETES, "reports no deletes", DropsDeletes),
