@@ -387,3 +387,18 @@ async def test_an_object_that_may_not_be_read(sandbox: SalesforceSandbox, source
     for name in ("Nobody__c", "Acc'ount", "../x", "/data/x", ""):
         with pytest.raises(SourceObjectError):
             await source.position(name)
+
+
+async def test_what_salesforce_held_back_is_told_apart_from_what_waited_for_us(
+    sandbox: SalesforceSandbox, source: SalesforceSource
+) -> None:
+    position = await source.position("Account")
+    sandbox.org.create("Account", {"Name": "before we listened"})
+    tape = Tape(source, position)
+    waited = await tape.next()
+    assert waited.visible is None
+    sandbox.org.create("Account", {"Name": "while we listened"})
+    held = await tape.next()
+    assert held.visible is not None
+    assert held.visible >= held.timestamp
+    await tape.close()

@@ -201,9 +201,11 @@ class SalesforceSource:
         await self._known(object)
         async for batch in self._batches(object, at.first):
             yield batch
+        live = datetime.fromtimestamp(self._clock.time(), UTC)
         answers = self.streaming.subscribe(_topic(object), api.CUSTOM, at.replay_id)
         async with aclosing(cast(Any, answers)) as opened:
             async for response in opened:
+                came = datetime.fromtimestamp(self._clock.time(), UTC)
                 if not response.events:
                     yield ChangeBatch((), _encode(StreamPosition(response.latest_replay_id)))
                     continue
@@ -211,11 +213,20 @@ class SalesforceSource:
                     Told(event.event.schema_id, event.event.payload, event.replay_id)
                     for event in response.events
                 ]
-                async for batch in self._batches(object, told):
+                async for batch in self._batches(object, told, live, came):
                     yield batch
 
-    async def _batches(self, object: str, events: Sequence[Told]) -> AsyncIterator[ChangeBatch]:
-        """Changes together, and each gap by itself: what comes after it is published after its repair began."""
+    async def _batches(
+        self,
+        object: str,
+        events: Sequence[Told],
+        live: datetime | None = None,
+        came: datetime | None = None,
+    ) -> AsyncIterator[ChangeBatch]:
+        """Changes together, and each gap by itself: what comes after it is published after its repair began.
+
+        What changed after we listened (``live``) was held back by Salesforce until it came; what changed before waited for us.
+        """
         changes: list[Change | Gap] = []
         last = b""
         for event in events:
@@ -229,7 +240,8 @@ class SalesforceSource:
                     self._gaps[object, position] = name
                     yield ChangeBatch([found], position)
                 else:
-                    changes.append(found)
+                    held = live is not None and found.timestamp >= live
+                    changes.append(replace(found, visible=came) if held else found)
             last = event.replay_id
         if changes:
             yield ChangeBatch(changes, _encode(StreamPosition(last)))
