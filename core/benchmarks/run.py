@@ -82,35 +82,35 @@ def main() -> None:
     console.print(f"written to {RESULTS.name}/figures.json")
     if arguments.write:
         before, _, rest = PAGE.read_text("utf-8").partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{tables(figures)}\n{MARKS[1]}{after}", "utf-8")
+        old, _, after = rest.partition(MARKS[1])
+        PAGE.write_text(f"{before}{MARKS[0]}\n{tables(figures, old)}\n{MARKS[1]}{after}", "utf-8")
         console.print(f"written to {PAGE.relative_to(ROOT)}")
 
 
-def tables(figures: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    lines = [
-        f"Python {figures['python']}, {figures['machine']}, {figures['cpus']} processors; {figures['time'][:10]}."
-    ]
+def tables(figures: dict[str, Any], old: str) -> str:
+    """The figures as Markdown, a section for each benchmark; those that were not run stay as they are in ``old``."""
+    sections = {
+        part.partition("\n")[0]: f"### {part.strip()}" for part in f"\n{old.strip()}".split("\n### ")[1:]
+    }
     for name, rows in figures.items():
-        if not isinstance(rows, list):
-            continue
-        lines += [
-            "",
-            f"### {name}",
-            "",
-            "| figure | value | floor | ratio | target | |",
-            "|---|---|---|---|---|---|",
-        ]
-        for row in rows:
-            ok = row.get("ok")
-            verdict = "" if ok is None else "reached" if ok else "**missed**"
-            floor = f"{row['floor']:,.3g}" if row.get("floor") is not None else ""
-            ratio = f"{row['ratio']:.2f}" if row.get("ratio") is not None else ""
-            value = f"{row['value']:,.3g} {row.get('unit', '')}".strip()
-            lines.append(
-                f"| {row['name']} | {value} | {floor} | {ratio} | {row.get('target', '')} | {verdict} |"
-            )
+        if isinstance(rows, list):
+            sections[name] = f"### {name}\n\n{_machine(figures)}\n\n{_table(rows)}"
+    return "\n" + "\n\n".join(sections[name] for name in sorted(sections)) + "\n"
+
+
+def _machine(figures: dict[str, Any]) -> str:
+    return f"Python {figures['python']}, {figures['machine']}, {figures['cpus']} processors; {figures['time'][:10]}."
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| figure | value | floor | ratio | target | |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        ok = row.get("ok")
+        verdict = "" if ok is None else "reached" if ok else "**missed**"
+        floor = f"{row['floor']:,.3g}" if row.get("floor") is not None else ""
+        ratio = f"{row['ratio']:.2f}" if row.get("ratio") is not None else ""
+        value = f"{row['value']:,.3g} {row.get('unit', '')}".strip()
+        lines.append(f"| {row['name']} | {value} | {floor} | {ratio} | {row.get('target', '')} | {verdict} |")
     return "\n".join(lines)
 
 
