@@ -318,7 +318,7 @@ async def test_an_exhausted_allocation_is_not_hammered(
     with pytest.raises(SourceUnavailableError, match="24 hours") as failed:
         await tape.next()
     assert failed.value.retry_after >= 600
-    assert source.account()["events_delivered"] == 1
+    assert source.account()["events_delivered_to_us"] == 1
 
 
 async def test_no_more_than_asked_for_is_on_its_way(sandbox: SalesforceSandbox, tape: Tape) -> None:
@@ -401,4 +401,33 @@ async def test_what_salesforce_held_back_is_told_apart_from_what_waited_for_us(
     held = await tape.next()
     assert held.visible is not None
     assert held.visible >= held.timestamp
+    await tape.close()
+
+
+async def test_salesforce_says_how_many_events_were_delivered(
+    sandbox: SalesforceSandbox, source: SalesforceSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To all subscribers: more than came to us."""
+    sandbox.org.allocation = 4_000
+    tape = Tape(source, await source.position("Account"))
+    sandbox.org.create("Account", {"Name": "Ada"})
+    await tape.next()
+    await until(lambda: source.account()["events_delivered"] > 20_000)
+    account = source.account()
+    assert (account["events_of_a_day"], account["events_delivered_to_us"]) == (25_000, 1)
+    assert "event deliveries of 24 hours are used" in caplog.text
+    await tape.close()
+
+
+async def test_without_permission_deliveries_are_counted(
+    sandbox: SalesforceSandbox, source: SalesforceSource
+) -> None:
+    sandbox.faults.plan(kind="forbidden", path="/services/data/v66.0/limits", times=-1)
+    tape = Tape(source, await source.position("Account"))
+    for n in range(3):
+        sandbox.org.create("Account", {"Name": f"{n}"})
+        await tape.next()
+    await until(lambda: any(path.endswith("/limits") for _, path in sandbox.requests))
+    account = source.account()
+    assert (account["events_delivered"], account["events_of_a_day"]) == (3, source.options.allocation)
     await tape.close()

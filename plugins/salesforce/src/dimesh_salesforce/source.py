@@ -36,6 +36,7 @@ from dimesh_salesforce.client import Client
 from dimesh_salesforce.credentials import Credentials
 from dimesh_salesforce.events import Unread, entity_of, read
 from dimesh_salesforce.fields import Fields, time_of
+from dimesh_salesforce.limits import Limits, shown
 from dimesh_salesforce.options import SalesforceOptions
 from dimesh_salesforce.rows import Place, Row, Rows
 from dimesh_salesforce.schemas import DecodingError, Schemas
@@ -103,6 +104,7 @@ class SalesforceSource:
         self._credentials = Credentials(self.options, self._clock, self._http)
         self._client = Client(self.options, self._clock, self._http, self._credentials)
         self._rows = Rows(self.options, self._clock, self._client)
+        self._limits = Limits(self._client, self._clock)
         self.streaming = Streaming(self.options, self._clock, self._credentials)
         self._schemas = Schemas(self.streaming.schema)
         try:
@@ -115,6 +117,7 @@ class SalesforceSource:
         """See the SPI."""
         http, self._http = self._http, None
         if http is not None:
+            await self._limits.close()
             await self.streaming.close()
             await http.aclose()
             self._client.budget.close()
@@ -152,7 +155,7 @@ class SalesforceSource:
         return CheckResult(not problems, dict(sorted(found.items())), problems)
 
     def account(self) -> dict[str, Any]:
-        """What of the org's allowances is used: API requests of the day, and events delivered to us in 24 hours."""
+        """What of the org's allowances is used: API requests of the day, and events delivered in 24 hours."""
         used = self._client.used if self._http is not None else None
         return {
             "requests": self._client.budget.spent if self._http is not None else 0,
@@ -161,8 +164,11 @@ class SalesforceSource:
             "requests_at_once": self._client.budget.concurrency if self._http is not None else None,
             "api_requests": used[0] if used else None,
             "api_requests_of_a_day": used[1] if used else None,
-            "events_delivered": self.streaming.deliveries.of_a_day if self._http is not None else 0,
-            "events_of_a_day": self.options.allocation,
+            **shown(
+                self._limits if self._http is not None else None,
+                self.streaming.deliveries.of_a_day if self._http is not None else 0,
+                self.options.allocation,
+            ),
             "streams_reopened": self.streaming.reopened if self._http is not None else 0,
         }
 
@@ -206,6 +212,7 @@ class SalesforceSource:
         async with aclosing(cast(Any, answers)) as opened:
             async for response in opened:
                 came = datetime.fromtimestamp(self._clock.time(), UTC)
+                self._limits.look()
                 if not response.events:
                     yield ChangeBatch((), _encode(StreamPosition(response.latest_replay_id)))
                     continue
