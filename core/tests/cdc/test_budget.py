@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -108,6 +109,19 @@ async def test_a_ledger_that_cannot_be_read_leaves_each_to_itself(tmp_path: Path
     for _ in range(10):
         await take(budget, Urgency.STREAM)
     assert budget.spent == 10
+
+
+async def test_a_ledger_of_another_version_is_made_anew(tmp_path: Path, ledger: Ledgers) -> None:
+    with closing(sqlite3.connect(tmp_path / "b.db")) as old, old:
+        old.execute("CREATE TABLE accounts (name TEXT PRIMARY KEY, rate REAL)")
+    clock = ManualClock()
+    first, second = (Budget(10.0, clock, ledger=ledger("a")) for _ in range(2))
+    await take(first, Urgency.STREAM)
+    first.too_much()
+    waiting = asyncio.create_task(take(second, Urgency.STREAM))
+    await clock.advance(1.0)
+    assert waiting.done()
+    assert second.rate == 5.0
 
 
 async def test_a_clock_that_is_set_back_does_not_stop_anybody(ledger: Ledgers) -> None:

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from dimesh import CDCManager, Event, EventBus, EventBusFactory, SalesforceCDCConnector, StartAt
+from dimesh import (
+    CDCManager,
+    Event,
+    EventBus,
+    EventBusFactory,
+    LocalSchemaRegistry,
+    SalesforceCDCConnector,
+    StartAt,
+)
 from dimesh.cdc import SqliteCDCStore
 from dimesh.errors import ConfigurationError
 from dimesh_contracts.waiting import be_patient, until
@@ -54,11 +62,15 @@ class Mirror:
         self.rows: dict[str, Any] = {}
         self.events: list[Event] = []
         self.notices: list[Event] = []
+        self.schemas: list[Event] = []
 
     async def __call__(self, event: Event) -> None:
         kind, payload = event.event_type.value, event.payload
         if kind in ("cdc.gap", "cdc.repaired"):
             self.notices.append(event)
+            return
+        if kind == "cdc.schema_changed":
+            self.schemas.append(event)
             return
         self.events.append(event)
         key = payload["primary_key"]["Id"]
@@ -282,3 +294,22 @@ async def test_options_of_the_connector(bus: EventBus) -> None:
         SalesforceCDCConnector("crm", bus, "", "https://company.my.salesforce.com")
     with pytest.raises(ConfigurationError, match="nobody"):
         SalesforceCDCConnector("crm", bus, "", "https://x.my.salesforce.com", "token", nobody=1)
+
+
+async def test_schemas_are_registered_and_drift_is_said(
+    sandbox: SalesforceSandbox, connect: Callable[..., SalesforceCDCConnector], mirror: Mirror
+) -> None:
+    """By the org's own description; a new field before the change that has it."""
+    id = sandbox.org.create("Account", {"Name": "Ada"})
+    async with LocalSchemaRegistry() as registry:
+        manager = await started(connect(registry=registry))
+        schema = (await registry.get_schema("cdc.salesforce.Account")).schema
+        assert schema["properties"]["AnnualRevenue"]["type"] == ["number", "null"]
+        sandbox.org.add_field("Account", "Shoe__c")
+        sandbox.org.update("Account", id, {"Shoe__c": "42"})
+        await until(lambda: len(mirror.schemas) == 1)
+        assert mirror.schemas[0].payload["added"] == ["Shoe__c"]
+        assert mirror.schemas[0].payload["version"] == 2
+        assert "Shoe__c" in (await registry.get_schema("cdc.salesforce.Account")).schema["properties"]
+        await until(lambda: mirror.rows[id].get("Shoe__c") == "42")
+        await manager.stop_all()

@@ -62,7 +62,13 @@ class Customers:
 
 
 class TestStripe(CDCSourceContract):
-    offers = {Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES, Capability.BEFORE_IMAGE}
+    offers = {
+        Capability.SNAPSHOT,
+        Capability.STREAM,
+        Capability.DELETES,
+        Capability.BEFORE_IMAGE,
+        Capability.DESCRIBED,
+    }
 
     @pytest.fixture
     def system(self, sandbox: StripeSandbox) -> System:

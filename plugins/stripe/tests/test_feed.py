@@ -77,6 +77,29 @@ async def test_a_late_event_does_not_bring_an_old_state_back(
     assert state == {row["id"]: "new", gone["id"]: None}
 
 
+async def test_what_stripe_held_back_is_told_apart_from_what_waited_for_us(
+    sandbox: StripeSandbox, new_source: Make
+) -> None:
+    """What was there and could not be listed at our last look was held back; what came since waited for the next one."""
+    source = new_source(poll=0.02, reread=0.02)
+    await source.open()
+    position = await source.position("customer")
+    sandbox.account.create("customer", {"name": "while we were away"})
+    stream = source.stream("customer", position)
+    (waited,) = (await anext(stream)).items
+    assert isinstance(waited, Change)
+    assert waited.visible == waited.timestamp
+    sandbox.account.late = 1.5
+    sandbox.account.create("customer", {"name": "late"})
+    sandbox.account.late = 0.0
+    (late, *_) = (await anext(stream)).items
+    assert isinstance(late, Change)
+    assert late.visible is not None
+    assert 1.0 < (late.visible - late.timestamp).total_seconds() < 10.0
+    await stream.aclose()  # type: ignore[attr-defined]
+    await source.close()
+
+
 async def test_many_events_of_one_second(sandbox: StripeSandbox, source: StripeSource) -> None:
     sandbox.account._now = lambda: 1_800_000_000.4
     source._clock = _Fixed(1_800_000_001.0)  # type: ignore[assignment]
@@ -134,6 +157,7 @@ async def test_a_position_that_has_aged_out(sandbox: StripeSandbox, new_source: 
         ("error", {"status": 503, "should_retry": True}),
         ("truncated", {}),
         ("malformed", {}),
+        ("empty_page", {}),
         ("reset", {}),
     ],
 )
@@ -148,6 +172,28 @@ async def test_what_passes_is_tried_again(
     assert changes[0].after["name"] == "a"
 
 
+async def test_a_page_that_was_cut_off_does_not_end_a_snapshot(
+    sandbox: StripeSandbox, new_source: Make
+) -> None:
+    """No rows, and there are said to be more: it is asked for again, and what stays so is an error."""
+    source = new_source(page=10, retry_for=2.0)
+    await source.open()
+    rows = [sandbox.account.create("customer", {"name": str(n)}) for n in range(35)]
+    found: set[str] = set()
+    async for batch in source.snapshot("customer", None):
+        found.update(c.primary_key["id"] for c in batch.items if isinstance(c, Change))
+        if len(found) == 20:
+            sandbox.faults.plan("empty_page", path="/v1/customers", times=2)
+    assert found == {row["id"] for row in rows}
+    assert not sandbox.faults.planned
+    snapshot = source.snapshot("customer", None)
+    assert len((await anext(snapshot)).items) == 10
+    sandbox.faults.plan("empty_page", path="/v1/customers", times=-1)
+    with pytest.raises(SourceUnavailableError, match=r"customer: a page without rows"):
+        await anext(snapshot)
+    await source.close()
+
+
 async def test_too_many_requests_slow_the_account_down(sandbox: StripeSandbox, source: StripeSource) -> None:
     budget = source._client.budget
     sandbox.faults.plan("rate_limit", times=3)
@@ -157,6 +203,16 @@ async def test_too_many_requests_slow_the_account_down(sandbox: StripeSandbox, s
     for _ in range(30):
         await source.position("customer")
     assert budget.rate > budget.limit / 4
+
+
+async def test_too_many_requests_at_once(sandbox: StripeSandbox, source: StripeSource) -> None:
+    """Fewer are on their way at once, and as many a second as before."""
+    budget = source._client.budget
+    sandbox.faults.plan("rate_limit", reason="endpoint-concurrency", times=3)
+    await source.position("customer")
+    assert budget.refused == 3
+    assert budget.concurrency < budget.most_at_once / 2
+    assert budget.rate == budget.limit
 
 
 async def test_a_request_that_hangs(sandbox: StripeSandbox, new_source: Make) -> None:
@@ -272,17 +328,22 @@ async def test_snapshots_walk_nested_lists_and_cancelled_subscriptions(
     assert cancelled.after["status"] == "canceled"
 
 
-async def test_a_snapshot_whose_cursor_is_deleted(sandbox: StripeSandbox, new_source: Make) -> None:
+@pytest.mark.parametrize(
+    "name", ["customer", "invoiceitem"]
+)  # an invoice item has a date in place of ``created``
+async def test_a_snapshot_whose_cursor_is_deleted(
+    sandbox: StripeSandbox, new_source: Make, name: str
+) -> None:
     source = new_source(page=10)
     await source.open()
-    rows = [sandbox.account.create("customer", {"name": str(n)}) for n in range(35)]
+    rows = [sandbox.account.create(name, {"description": str(n)}) for n in range(35)]
     found: set[str] = set()
     deleted: set[str] = set()
-    async for batch in source.snapshot("customer", None):
+    async for batch in source.snapshot(name, None):
         ids = [c.primary_key["id"] for c in batch.items if isinstance(c, Change)]
         found.update(ids)
         if len(deleted) < 2:
-            sandbox.account.delete("customer", ids[-1])
+            sandbox.account.delete(name, ids[-1])
             deleted.add(ids[-1])
     assert found == {row["id"] for row in rows}
     await source.close()

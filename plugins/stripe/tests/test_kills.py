@@ -69,7 +69,7 @@ async def change(account: Any, rng: random.Random, ids: list[str]) -> str:
         account.delete("customer", ids.pop(rng.randrange(len(ids))))
     else:
         account.update("customer", rng.choice(ids), {"name": f"changed {rng.random()}"})
-    return str(account.events()[0]["request"]["id"])
+    return str(next(account.events())["request"]["id"])
 
 
 @pytest.mark.timeout(300)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dimesh.clock import ManualClock
-from dimesh_contracts.waiting import deadline
+from dimesh_contracts.waiting import deadline, until
 from dimesh_stripe.sandbox import StripeSandbox
 from dimesh_stripe.sandbox.server import KEY
 from dimesh_stripe.signatures import SignatureError, sign, verify
@@ -120,6 +120,29 @@ async def test_a_hint_saves_the_wait(
     assert names == ["0", "1", "2", "3", "4"]
     await stream.aclose()
     await source.close()
+
+
+async def test_a_disabled_endpoint_is_sent_nothing(
+    sandbox: StripeSandbox, served: Callable[[WebhookReceiver], Any]
+) -> None:
+    """Until it is enabled again; the others are sent everything."""
+    receivers = [WebhookReceiver(lambda kind: None, SECRETS) for _ in range(2)]
+    async with httpx.AsyncClient(base_url=sandbox.url, headers={"authorization": f"Bearer {KEY}"}) as client:
+        ids = []
+        for receiver in receivers:
+            data = {"url": await served(receiver), "enabled_events[]": "*"}
+            made = (await client.post("/v1/webhook_endpoints", data=data)).json()
+            assert made["status"] == "enabled"
+            receiver._secrets = [made["secret"]]
+            ids.append(made["id"])
+        path = f"/v1/webhook_endpoints/{ids[0]}"
+        assert (await client.post(path, data={"disabled": "true"})).json()["status"] == "disabled"
+        sandbox.account.create("customer", {})
+        await until(lambda: receivers[1].received == 1)
+        assert receivers[0].received == 0
+        assert (await client.post(path, data={"disabled": "false"})).json()["status"] == "enabled"
+        sandbox.account.create("customer", {})
+        await until(lambda: [receiver.received for receiver in receivers] == [1, 2])
 
 
 async def test_what_is_refused(served: Callable[[WebhookReceiver], Any]) -> None:

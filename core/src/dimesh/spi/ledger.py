@@ -13,14 +13,14 @@ log = logging.getLogger("dimesh.cdc")
 
 LANDED: Final = 120.0
 """Seconds after which the requests of a process that says nothing more are over: it died."""
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS accounts (
-    name TEXT PRIMARY KEY, rate REAL, tokens REAL, at REAL, blocked_until REAL, urgent_until REAL, concurrency REAL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS flights (
-    name TEXT, process TEXT, count INTEGER, until REAL, PRIMARY KEY (name, process)
-) WITHOUT ROWID;
-"""
+_VERSION: Final = 2
+_TABLES: Final = (
+    "DROP TABLE IF EXISTS accounts",
+    "DROP TABLE IF EXISTS flights",
+    "CREATE TABLE accounts (name TEXT PRIMARY KEY, rate REAL, tokens REAL, at REAL, blocked_until REAL, urgent_until REAL,"
+    " concurrency REAL) WITHOUT ROWID",
+    "CREATE TABLE flights (name TEXT, process TEXT, count INTEGER, until REAL, PRIMARY KEY (name, process)) WITHOUT ROWID",
+)
 
 
 @dataclass(slots=True)
@@ -133,7 +133,12 @@ class Ledger:
             connection.execute("PRAGMA busy_timeout = 2000")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = OFF")
-            connection.executescript(_SCHEMA)
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                for statement in _TABLES:  # those of another version go: nothing in them need survive
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute("COMMIT")
             connection.execute("PRAGMA busy_timeout = 0")
         except BaseException:
             connection.close()

@@ -9,8 +9,6 @@ from dimesh.spi.options import parse_options
 from dimesh_salesforce.options import SalesforceOptions
 from dimesh_salesforce.source import SalesforceSource
 
-_CONNECTOR = ("state", "store", "clock", "observer", "seed")
-
 
 class SalesforceCDCConnector(SourceConnector):
     """Captures changes of a Salesforce org; connects at its start.
@@ -34,7 +32,7 @@ class SalesforceCDCConnector(SourceConnector):
         access_token: str | None = None,
         **options: Any,
     ) -> None:
-        own = {name: options.pop(name) for name in _CONNECTOR if name in options}
+        own = {name: options.pop(name) for name in self.OPTIONS if name in options}
         given = {**options, "instance_url": instance_url, "access_token": access_token}
         parsed = parse_options(SalesforceOptions, given, "source 'salesforce'")
         source = SalesforceSource(parsed, own.get("clock") or event_bus.clock)

@@ -74,6 +74,22 @@ def row_of(row: Mapping[str, Any], resource: Resource, read: float, api_version:
     )
 
 
+def added_row(row: Mapping[str, Any], resource: Resource, api_version: str) -> Change:
+    """A row that is new in a list whose rows never change: its id is all that tells it from others."""
+    return Change(
+        identity=row["id"],
+        operation=Operation.INSERT,
+        object=resource.name,
+        primary_key={"id": row["id"]},
+        before=None,
+        after=row,
+        timestamp=datetime.fromtimestamp(row["created"], UTC),
+        sequence=str(row["created"]),
+        api_version=api_version,
+        metadata={"created": row["created"]},
+    )
+
+
 def deleted_row(id: str, resource: Resource, read: float) -> Change:
     """A row that is found deleted when it is read."""
     return Change(

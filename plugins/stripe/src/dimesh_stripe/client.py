@@ -26,6 +26,14 @@ class CursorGoneError(CDCError):
     """The row that a page was to begin after is no longer there."""
 
 
+class MissingError(SourceObjectError):
+    """What was asked for is not there."""
+
+
+class _TruncatedError(Exception):
+    """A page that cannot be all of the answer: whoever took it for the last one would leave out the rest."""
+
+
 class Client:
     """Reads from one account."""
 
@@ -34,7 +42,7 @@ class Client:
         self._clock = clock
         self._http: httpx.AsyncClient | None = None
         account = f"stripe|{options.url}|{options.api_key}|{options.account}"
-        self.budget = Budget.of(account, options.rate, clock, options.ledger)
+        self.budget = Budget.of(account, options.rate, clock, options.ledger, options.concurrency)
 
     async def open(self) -> None:
         """Make the connection pool."""
@@ -62,6 +70,7 @@ class Client:
         urgency: Urgency,
         about: str,
         headers: Mapping[str, str] | None = None,
+        retry_for: float | None = None,
     ) -> dict[str, Any]:
         """The answer to a GET.
 
@@ -71,22 +80,24 @@ class Client:
             urgency: who goes first.
             about: the object that is read, for errors.
             headers: more of them.
+            retry_for: seconds; None: as the options say.
 
         Raises:
             CredentialsError: the key is refused.
             SourceObjectError: the key may not read this, or the account does not have it.
+            MissingError: it is not there.
             SourcePositionLostError: an event that was named has aged out, or never was.
             CursorGoneError: a row that was named is gone.
-            SourceUnavailableError: it failed for ``retry_for`` seconds.
+            SourceUnavailableError: it failed for that long.
         """
-        end = self._clock.monotonic() + self._options.retry_for
+        end = self._clock.monotonic() + (self._options.retry_for if retry_for is None else retry_for)
         wait = 0.25
         while True:
-            await self.budget.take(urgency)
             again: float | None = None
             try:
-                assert self._http is not None, "not open"
-                answer = await self._http.get(path, params=dict(params) or None, headers=headers)
+                async with self.budget.request(urgency):
+                    assert self._http is not None, "not open"
+                    answer = await self._http.get(path, params=dict(params) or None, headers=headers)
                 if len(answer.content) > _MOST_BYTES:
                     raise SourceUnavailableError(
                         f"Stripe answered {about} with {len(answer.content):,} bytes"
@@ -95,6 +106,8 @@ class Client:
                     found = answer.json()
                     if not isinstance(found, dict):
                         raise ValueError("no object")
+                    if found.get("has_more") and not found.get("data", True):
+                        raise _TruncatedError("a page without rows that says that there are more")
                     self.budget.fine()
                     return found
                 failure, again = self._failure(answer, about)
@@ -103,6 +116,8 @@ class Client:
                 reason = f"HTTP {answer.status_code}: {_message(answer)}"
             except (httpx.TransportError, httpx.DecodingError) as error:
                 reason = f"{type(error).__name__}: {error}"
+            except _TruncatedError as error:
+                reason = str(error)
             except ValueError as error:
                 reason = f"an answer that is not JSON: {error}"[:200]
             pause = max(wait * random.uniform(0.5, 1.5), again or 0.0)  # noqa: S311 - spreads retries
@@ -119,7 +134,8 @@ class Client:
         if status == 429 or code == "rate_limit":
             after = _seconds(answer.headers.get("retry-after"))
             if code != "lock_timeout":
-                self.budget.too_much(after)
+                reason = answer.headers.get("stripe-rate-limited-reason", "")
+                self.budget.too_much(after, at_once=reason.endswith("-concurrency"))
             return None, after
         if answer.headers.get("stripe-should-retry") == "true" or status == 409 or status >= 500:
             if answer.headers.get("stripe-should-retry") == "false":
@@ -133,7 +149,8 @@ class Client:
             return SourcePositionLostError(f"Stripe has forgotten the position of {about}: {message}"), None
         if code == "resource_missing" and error.get("param") in ("starting_after", "ending_before"):
             return CursorGoneError(message), None
-        return SourceObjectError(f"{about} cannot be read: HTTP {status}: {message}"), None
+        kind = MissingError if code == "resource_missing" else SourceObjectError
+        return kind(f"{about} cannot be read: HTTP {status}: {message}"), None
 
 
 def _error(answer: httpx.Response) -> Mapping[str, Any]:

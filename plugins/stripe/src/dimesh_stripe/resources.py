@@ -21,13 +21,15 @@ class Resource:
     path: str
     """Of its list, below ``/v1/``."""
     types: tuple[str, ...]
-    """Its event types; ``*`` at the end stands for all verbs."""
+    """Its event types; ``*`` at the end stands for all verbs. None: it is ``append_only``."""
     params: Mapping[str, str] = field(default_factory=dict)
     """Without which the list leaves some out."""
     nested: tuple[str, ...] = ()
     """Fields that hold a list of which only the first page comes along."""
     never_deleted: bool = False
     """``….deleted`` means cancelled: the object stays readable."""
+    append_only: bool = False
+    """There are no events of it: rows are only ever added, and followed by their list."""
 
     def has(self, event_type: str) -> bool:
         """Whether an event is one of this object's."""
@@ -55,6 +57,7 @@ def _verbs(prefix: str) -> tuple[str, ...]:
 RESOURCES: Final[Mapping[str, Resource]] = {
     resource.name: resource
     for resource in (
+        Resource("balance_transaction", "balance_transactions", (), append_only=True),
         Resource("charge", "charges", _verbs("charge"), nested=("refunds",)),
         Resource("coupon", "coupons", _verbs("coupon")),
         Resource("credit_note", "credit_notes", _verbs("credit_note"), nested=("lines",)),

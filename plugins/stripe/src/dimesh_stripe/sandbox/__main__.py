@@ -15,11 +15,15 @@ async def main() -> None:
     """Serve."""
     parser = argparse.ArgumentParser(prog="python -m dimesh_stripe.sandbox", description=__doc__)
     parser.add_argument("--port", type=int, default=12_111)
-    parser.add_argument("--customers", type=int, default=10, help="how many are there from the beginning")
+    parser.add_argument(
+        "--customers",
+        type=int,
+        default=10,
+        help="how many are there from the beginning, made in the months before",
+    )
     given = parser.parse_args()
     sandbox = StripeSandbox(given.port)
-    for n in range(given.customers):
-        sandbox.account.create("customer", {"name": f"Customer {n}"})
+    sandbox.account.seed("customer", given.customers, lambda n: {"name": f"Customer {n}"})
     async with sandbox:
         sys.stdout.write(f"Stripe sandbox: {sandbox.url} (a page to change things by hand), API key {KEY}\n")
         sys.stdout.flush()

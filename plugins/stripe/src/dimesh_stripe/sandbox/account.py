@@ -5,37 +5,26 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
 from typing import Any, Final
 
+from dimesh_stripe.descriptions import fields
 from dimesh_stripe.resources import RESOURCES
+from dimesh_stripe.sandbox.timeline import Refused, Row, Timeline
 
 RETENTION: Final = 30 * 86_400
+_OLDEST: Final = 120 * 86_400
+"""How long before now the oldest seeded object was made."""
 PREFIXES: Final = {
-    "charge": "ch", "coupon": "co", "credit_note": "cn", "customer": "cus", "dispute": "dp", "invoice": "in",
+    "balance_transaction": "txn", "charge": "ch", "coupon": "co", "credit_note": "cn", "customer": "cus", "dispute": "dp",
+    "invoice": "in",
     "invoiceitem": "ii", "payment_intent": "pi", "payment_method": "pm", "payout": "po", "plan": "plan",
     "price": "price", "product": "prod", "promotion_code": "promo", "quote": "qt", "refund": "re",
     "setup_intent": "seti", "subscription": "sub", "subscription_schedule": "sub_sched", "tax_rate": "txr",
     "topup": "tu", "transfer": "tr",
 }  # fmt: skip
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-Row = dict[str, Any]
-
-
-class Refused(Exception):  # noqa: N818 - not an error of ours
-    """A request that Stripe answers with an error."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body: Row = {"message": message, "type": "invalid_request_error"}
-        if code is not None:
-            self.body |= {
-                "code": code,
-                "doc_url": f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}",
-            }
-        if param is not None:
-            self.body["param"] = param
 
 
 class Account:
@@ -61,15 +50,19 @@ class Account:
         self.skew = 0.0
         """Seconds that the account's clock is ahead."""
         self.late = 0.0
-        """Seconds after which a new event can be listed; set it to 0 again for those that follow."""
+        """Seconds after which a new event, or a row that there are no events of, can be listed; set it to 0 again for those
+        that follow.
+        """
         self.listeners: list[Callable[[Row], None]] = []
         """Are told each event: webhook endpoints."""
         self._now = now
         self._rng = random.Random(seed)  # noqa: S311 - ids of a sandbox
         self._objects: dict[str, dict[str, Row]] = {name: {} for name in RESOURCES}
+        self._lists: dict[str, Timeline] = {name: Timeline() for name in RESOURCES}
         self._deleted: dict[str, Row] = {}
-        self._events: list[tuple[Row, float]] = []
-        """Each with the time from which it can be listed."""
+        self._events = Timeline()
+        self._late: dict[str, float] = {}
+        """From when on rows and events can be listed, of those that came late."""
         self._by_id: dict[str, Row] = {}
         self.idempotent: dict[str, tuple[Any, int, Row]] = {}
 
@@ -86,15 +79,17 @@ class Account:
     def create(
         self, name: str, params: Mapping[str, Any], *, key: str | None = None, event: bool = True
     ) -> Row:
-        """A new object; ``id`` and ``created`` may be given."""
+        """A new object; ``id`` and ``created`` may be given. Of some there are never events, whatever ``event`` says."""
+        has = fields(name)
+        usual: Row = {key: value for key, value in (("livemode", False), ("metadata", {})) if key in has}
         row: Row = {
             "id": params.get("id") or self.new_id(PREFIXES[name]),
             "object": name,
             "created": int(self.now()),
-            "livemode": False,
-            "metadata": {},
+            **usual,
             **params,
         }
+        row["created"] = int(row["created"])
         if row["id"] in self._objects[name]:
             raise Refused(400, f"{name.capitalize()} already exists.", "resource_already_exists")
         for nested in RESOURCES[name].nested:
@@ -102,12 +97,25 @@ class Account:
         if name == "subscription":
             row.setdefault("status", "active")
         self._objects[name][row["id"]] = row
-        if event:
+        self._lists[name].add(row)
+        if RESOURCES[name].append_only:
+            self._delay(row)
+        elif event:
             self._tell(f"{self._prefix(name)}.created", row, None, key)
         return row
 
+    def seed(self, name: str, count: int, each: Callable[[int], Mapping[str, Any]]) -> None:
+        """Objects of an account that is not new: they were made in the months before, and Stripe has forgotten the events
+        of that.
+        """
+        now = self.now()
+        for n in range(count):
+            created = now - _OLDEST + (_OLDEST - RETENTION) * n / count
+            self.create(name, {"created": created, **each(n)}, event=False)
+
     def update(self, name: str, id: str, params: Mapping[str, Any], *, key: str | None = None) -> Row:
         """Change an object; empty texts remove what they name, as in Stripe's API."""
+        self._may_change(name)
         row = self.find(name, id)
         before = copy.deepcopy(row)
         _merge(row, params)
@@ -118,6 +126,7 @@ class Account:
 
     def delete(self, name: str, id: str, *, key: str | None = None) -> Row:
         """Delete an object; a subscription is cancelled, and stays."""
+        self._may_change(name)
         row = self.find(name, id)
         if RESOURCES[name].never_deleted:
             before = copy.deepcopy(row)
@@ -125,9 +134,15 @@ class Account:
             self._tell(f"{self._prefix(name)}.deleted", row, previous_attributes(before, row), key)
             return row
         del self._objects[name][id]
+        self._lists[name].remove(row)
         self._tell(f"{self._prefix(name)}.deleted", row, None, key)
         self._deleted[id] = {"id": id, "object": name, "deleted": True}
         return self._deleted[id]
+
+    @staticmethod
+    def _may_change(name: str) -> None:
+        if RESOURCES[name].append_only:
+            raise Refused(404, f"Unrecognized request URL: a {name} stays as it is.")
 
     def find(self, name: str, id: str, param: str = "id") -> Row:
         """A live object."""
@@ -143,14 +158,18 @@ class Account:
 
     def rows(self, name: str) -> list[Row]:
         """All live objects, newest first."""
-        newest_first = list(self._objects[name].values())
-        newest_first.reverse()
-        return sorted(newest_first, key=lambda row: -row["created"])
+        return list(self._lists[name].down())
+
+    def listed(self, name: str) -> Timeline:
+        """The same, to cut pages from."""
+        return self._lists[name]
 
     def shown(self, row: Row) -> Row:
         """As the API shows it: of nested lists only the first page."""
         nested = RESOURCES[row["object"]].nested if row["object"] in RESOURCES else ()
         shown = dict(row)
+        if "created" not in fields(row["object"]):  # an invoice item's is called its date
+            shown["date"] = shown.pop("created")
         for name in nested:
             items = row[name]
             shown[name] = {
@@ -186,24 +205,36 @@ class Account:
             "request": {"id": self.new_id("req"), "idempotency_key": key},
             "type": kind,
         }
-        self._events.append((event, self.now() + self.late))
+        self._events.add(event)
         self._by_id[event["id"]] = event
+        self._delay(event)
         for listener in self.listeners:
             listener(event)
         return event
 
-    def events(self) -> list[Row]:
-        """What can be listed, newest first."""
-        now = self.now()
-        found = [
-            e for e, visible in reversed(self._events) if visible <= now and e["created"] > now - RETENTION
-        ]
-        return sorted(found, key=lambda event: -event["created"])
+    def _delay(self, row: Row) -> None:
+        if self.late:
+            self._late[row["id"]] = self.now() + self.late
+
+    def events(self) -> Iterator[Row]:
+        """What can be listed, newest first, as it is asked for."""
+        kept = takewhile(self._kept, self._events.down())
+        return (event for event in kept if self.visible(event))
+
+    def all_events(self) -> Timeline:
+        """Also what cannot be listed yet, or not any more, to cut pages from; :meth:`visible` says which."""
+        return self._events
+
+    def visible(self, row: Row) -> bool:
+        """Whether an event or object can be listed by now."""
+        return self._late.get(row["id"], 0.0) <= self.now() and (row["object"] != "event" or self._kept(row))
+
+    def _kept(self, event: Row) -> bool:
+        return bool(event["created"] > self.now() - RETENTION)
 
     def age(self, seconds: float) -> None:
         """What happened until now happened so much longer ago."""
-        for event, _ in self._events:
-            event["created"] -= int(seconds)
+        self._events.age(int(seconds))
 
     def event(self, id: str, param: str = "id") -> Row:
         """One event.
@@ -214,7 +245,7 @@ class Account:
         found = self._by_id.get(id)
         if found is None:
             raise Refused(404 if param == "id" else 400, f"No such event: '{id}'", "resource_missing", param)
-        if found["created"] <= self.now() - RETENTION:
+        if not self._kept(found):
             raise Refused(
                 400,
                 f"The event '{id}' is no longer available because it's aged out of our retention policy.",
@@ -249,66 +280,3 @@ def _merge(row: Row, params: Mapping[str, Any]) -> None:
             row.pop(name, None) if name not in ("email", "name") else row.update({name: None})
         else:
             row[name] = value
-
-
-def page(
-    rows: Iterable[Row],
-    params: Mapping[str, Any],
-    find: Callable[[str, str], Row],
-    url: str,
-    shown: Callable[[Row], Row] = lambda row: row,
-) -> Row:
-    """A page of a list, newest first, as all of Stripe's lists are cut.
-
-    Raises:
-        Refused: the parameters do not fit, or the cursor is not there.
-    """
-    limit = _whole(params.get("limit", "10"), "limit")
-    if not 1 <= limit <= 100:
-        raise Refused(
-            400, "This value must be between 1 and 100 (inclusive).", "parameter_invalid_integer", "limit"
-        )
-    after, before = params.get("starting_after"), params.get("ending_before")
-    if after and before:
-        raise Refused(400, "You can only specify one of these parameters: starting_after, ending_before.")
-    kept = [row for row in rows if _created(row, params.get("created"))]
-    if after or before:
-        cursor = str(after or before)
-        find(cursor, "starting_after" if after else "ending_before")
-        position = next((n for n, row in enumerate(kept) if row["id"] == cursor), None)
-        if position is None:
-            # It is there, and not among what the filters leave: its place is by its time.
-            moment = find(cursor, "starting_after")["created"]
-            position = next((n for n, row in enumerate(kept) if row["created"] < moment), len(kept))
-            older, newer = kept[position:], kept[:position]
-        else:
-            older, newer = kept[position + 1 :], kept[:position]
-        found = older[:limit] if after else newer[-limit:]
-        more = len(older if after else newer) > limit
-    else:
-        found, more = kept[:limit], len(kept) > limit
-    return {"object": "list", "url": url, "has_more": more, "data": [shown(row) for row in found]}
-
-
-def _created(row: Mapping[str, Any], wanted: Any) -> bool:
-    if wanted is None:
-        return True
-    created = row["created"]
-    if not isinstance(wanted, Mapping):
-        return bool(created == _whole(wanted, "created"))
-    tests: dict[str, Callable[[int], bool]] = {
-        "gt": lambda n: created > n,
-        "gte": lambda n: created >= n,
-        "lt": lambda n: created < n,
-        "lte": lambda n: created <= n,
-    }
-    return all(
-        tests[name](_whole(value, f"created[{name}]")) for name, value in wanted.items() if name in tests
-    )
-
-
-def _whole(text: Any, name: str) -> int:
-    try:
-        return int(text)
-    except (TypeError, ValueError):
-        raise Refused(400, f"Invalid integer: {text}", "parameter_invalid_integer", name) from None

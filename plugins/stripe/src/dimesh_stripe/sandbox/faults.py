@@ -27,6 +27,7 @@ Kind = Literal[
     "hang",
     "truncated",
     "malformed",
+    "empty_page",
     "reset",
     "slow",
 ]

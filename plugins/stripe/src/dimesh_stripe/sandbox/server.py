@@ -22,9 +22,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from dimesh_stripe.resources import RESOURCES
-from dimesh_stripe.sandbox.account import Account, Refused, Row, page
+from dimesh_stripe.sandbox.account import RETENTION, Account
 from dimesh_stripe.sandbox.faults import Fault, Faults
 from dimesh_stripe.sandbox.page import PAGE
+from dimesh_stripe.sandbox.timeline import Refused, Row, Timeline, page
 from dimesh_stripe.sandbox.v2 import V2Objects
 from dimesh_stripe.signatures import sign
 
@@ -42,10 +43,12 @@ class Endpoint:
         self.enabled = enabled
         self.secrets = [secret]
         """More than one while it is rotated."""
+        self.disabled = False
+        """Nothing is sent to it."""
 
     def wants(self, kind: str) -> bool:
         """Whether events of a type are sent to it."""
-        return "*" in self.enabled or kind in self.enabled
+        return not self.disabled and ("*" in self.enabled or kind in self.enabled)
 
     def shown(self) -> Row:
         """As the API shows it; the secret only at its creation."""
@@ -54,7 +57,7 @@ class Endpoint:
             "object": "webhook_endpoint",
             "url": self.url,
             "enabled_events": self.enabled,
-            "status": "enabled",
+            "status": "disabled" if self.disabled else "enabled",
         }
 
 
@@ -87,7 +90,7 @@ class StripeSandbox:
         self.webhook_shuffle = False
         """Send what is waiting in any order."""
         self.webhooks_off = False
-        """Events are sent to nobody, as after an endpoint was disabled."""
+        """Events are sent to nobody, and nothing says so."""
         self._rng = random.Random(seed)  # noqa: S311 - order of a sandbox
         self._outbox: asyncio.Queue[tuple[Endpoint, Row]] = asyncio.Queue()
         self._server: uvicorn.Server | None = None
@@ -174,6 +177,8 @@ class StripeSandbox:
             headers |= extra
         except Refused as error:
             return JSONResponse({"error": error.body}, error.status, headers)
+        if fault is not None and fault.kind == "empty_page" and "data" in body:
+            body = {**body, "data": [], "has_more": True}
         text = json.dumps(body)
         if fault is not None and fault.kind == "malformed":
             text = text[:-1] + ",}"
@@ -189,7 +194,7 @@ class StripeSandbox:
             while not await request.is_disconnected():  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.05)
             return Response(status_code=499)
-        if fault.kind in ("malformed", "truncated"):
+        if fault.kind in ("malformed", "truncated", "empty_page"):
             return None
         if fault.kind == "reset":
             return _Reset()
@@ -216,6 +221,7 @@ class StripeSandbox:
         if request.url.path.startswith("/v2/"):
             return self.v2.answer("/".join(parts), params), {}
         if parts[:1] == ["webhook_endpoints"]:
+            self._permit(allowed, "webhook_endpoint", "webhook")
             return self._webhook_endpoints(request.method, parts[1:], params), {}
         if parts[:1] == ["events"]:
             if len(parts) == 2:
@@ -226,13 +232,16 @@ class StripeSandbox:
         resource = BY_PATH.get(parts[0]) if parts else None
         if resource is None:
             raise Refused(404, f"Unrecognized request URL ({request.method}: {request.url.path}).")
-        if allowed is not None and resource.name not in allowed:
+        self._permit(allowed, resource.name, resource.name)
+        return self._objects(account, resource.name, request, parts[1:], params)
+
+    def _permit(self, allowed: frozenset[str] | None, name: str, permission: str) -> None:
+        if allowed is not None and name not in allowed:
             raise Refused(
                 403,
                 "The provided key 'rk_test_****' does not have the required permissions for this endpoint on account "
-                f"'{account.id}'. Having the 'rak_{resource.name}_read' permission would allow this request to continue.",
+                f"'{self.account.id}'. Having the 'rak_{permission}_read' permission would allow this request to continue.",
             )
-        return self._objects(account, resource.name, request, parts[1:], params)
 
     def _admit(self, request: Request) -> frozenset[str] | None:
         given = request.headers.get("authorization", "")
@@ -253,6 +262,8 @@ class StripeSandbox:
     ) -> tuple[Row, dict[str, str]]:
         key = request.headers.get("idempotency-key")
         path = RESOURCES[name].path
+        if RESOURCES[name].append_only and request.method != "GET":
+            raise Refused(404, f"Unrecognized request URL ({request.method}: {request.url.path}).")
         if request.method == "POST":
             if key is not None and key in account.idempotent:
                 known, status, row = account.idempotent[key]
@@ -286,21 +297,30 @@ class StripeSandbox:
                 found: Row = known[id]
                 return found
 
-            return page(items, params, item, request.url.path), {}
-        rows = account.rows(name)
-        if name == "subscription" and params.get("status") != "all":
-            wanted = params.get("status")
-            rows = [
-                r for r in rows if (r.get("status") == wanted if wanted else r.get("status") != "canceled")
-            ]
+            return page(Timeline(reversed(items)), params, item, request.url.path), {}
+        wanted = params.get("status")
+
+        def keep(row: Row) -> bool:
+            if not account.visible(row):
+                return False
+            if name != "subscription" or wanted == "all":
+                return True
+            return bool(row.get("status") == wanted if wanted else row.get("status") != "canceled")
+
         return (
-            page(rows, params, lambda id, param: account.find(name, id, param), f"/v1/{path}", account.shown),
+            page(
+                account.listed(name),
+                params,
+                lambda id, param: account.find(name, id, param),
+                f"/v1/{path}",
+                account.shown,
+                keep,
+            ),
             {},
         )
 
     @staticmethod
     def _events(account: Account, params: Row) -> Row:
-        events = account.events()
         kinds = params.get("types")
         one = params.get("type")
         if kinds and one:
@@ -311,9 +331,15 @@ class StripeSandbox:
                 raise Refused(400, "Array types[] exceeded maximum 20 allowed elements.", None, "types")
         else:
             wanted = [one] if one else []
-        if wanted:
-            events = [e for e in events if any(_matches(e["type"], kind) for kind in wanted)]
-        return page(events, params, account.event, "/v1/events")
+
+        def keep(event: Row) -> bool:
+            return (not wanted or any(_matches(event["type"], kind) for kind in wanted)) and account.visible(
+                event
+            )
+
+        # What Stripe has forgotten is not walked through to find that there is nothing.
+        kept = int(account.now()) - RETENTION + 1
+        return page(account.all_events(), params, account.event, "/v1/events", keep=keep, least=kept)
 
     # -- webhooks ----------------------------------------------------------------------------------
 
@@ -336,6 +362,8 @@ class StripeSandbox:
         if method == "DELETE":
             del self.endpoints[found.id]
             return {"id": found.id, "object": "webhook_endpoint", "deleted": True}
+        if method == "POST" and "disabled" in params:
+            found.disabled = params["disabled"] == "true"
         return found.shown()
 
     def _queue(self, event: Row) -> None:
@@ -355,6 +383,8 @@ class StripeSandbox:
                 if self.webhook_shuffle:
                     self._rng.shuffle(waiting)
                 for endpoint, event in waiting:
+                    if endpoint.disabled:
+                        continue
                     body = json.dumps(event).encode()
                     header = sign(body, endpoint.secrets, int(self.account.now()))
                     headers = {"stripe-signature": header, "content-type": "application/json; charset=utf-8"}
@@ -395,8 +425,11 @@ class StripeSandbox:
 
     async def _control_seed(self, given: Row) -> Any:
         name, count = given.get("object", "customer"), int(given.get("count", 10))
-        for n in range(count):
-            self.account.create(name, {"description": f"{name} {n}"}, event=bool(given.get("events", False)))
+        if given.get("events"):
+            for n in range(count):
+                self.account.create(name, {"description": f"{name} {n}"})
+        else:
+            self.account.seed(name, count, lambda n: {"description": f"{name} {n}"})
         return {"made": count}
 
     async def _control_objects(self, given: Row) -> Any:

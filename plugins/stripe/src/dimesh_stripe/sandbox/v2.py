@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from dimesh_stripe.sandbox.account import Account, Refused, Row
+from dimesh_stripe.sandbox.account import Account
+from dimesh_stripe.sandbox.timeline import Refused, Row
 from dimesh_stripe.v2 import V2
 
 _BY_PATH = {resource.path: resource for resource in V2.values()}
