@@ -27,8 +27,20 @@ MAIN = "3.12"
 PLUGINS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("plugins/*/pyproject.toml"))
 MEMBERS = ["core", "contracts", *PLUGINS]
 DIST = ROOT / "dist"
-PARALLEL = ("-n", "2", "--dist", "worksteal")
+PARALLEL = ("-n", "3", "--dist", "worksteal")  # on two cores: tests wait a good deal
 QUICK = ("-q", *PARALLEL, "-m", "not slow and not wheels and not servers")
+# What is killed, cut off or fed with anything behaves the same on every Python: once is enough.
+ONCE = (
+    "--ignore=tests/faults",
+    "--ignore=tests/hostile",
+    "--ignore-glob=*/test_kills.py",
+    "--ignore-glob=*/test_month.py",
+)
+
+
+def quick(session: nox.Session) -> tuple[str, ...]:
+    """Which tests run on the session's Python."""
+    return QUICK if session.python == MAIN else (*QUICK, *ONCE)
 
 
 def editable(session: nox.Session, *members: str, groups: tuple[str, ...] = ("test",)) -> None:
@@ -45,7 +57,7 @@ def member(session: nox.Session, member: str) -> None:
     editable(session, *dict.fromkeys(("core", "contracts", member)))
     tests = ROOT / member / "tests"
     if any(tests.rglob("test_*.py")):
-        session.run("pytest", *QUICK, str(tests), *session.posargs)
+        session.run("pytest", *quick(session), str(tests), *session.posargs)
     else:
         session.log(f"{member} has no tests of its own")
 
@@ -54,7 +66,7 @@ def member(session: nox.Session, member: str) -> None:
 def tests(session: nox.Session) -> None:
     """What crosses distributions: architecture, start-up, the user's document, documentation."""
     editable(session, *MEMBERS)
-    session.run("pytest", *QUICK, "tests", *session.posargs)
+    session.run("pytest", *quick(session), "tests", *session.posargs)
 
 
 @nox.session(python=MAIN)

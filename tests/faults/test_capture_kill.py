@@ -116,7 +116,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
         process.kill()
 
 
-QUICK = (("outbox", False), ("stripe", True), ("salesforce", False))
+QUICK = (("outbox", False),)
 ALL = [
     pytest.param(
         system,

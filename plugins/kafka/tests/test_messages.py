@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dimesh import Event, EventMetadata, EventPriority
@@ -69,6 +69,8 @@ def test_bytes_that_are_no_event_come_back_too(header: bytes, payload: bytes, ke
         max_size=6,
     ),
 )
+@example(key=None, value=None, headers=[(COMPACT, b""), (ROUTE, b"\x80")])
+@example(key=None, value=None, headers=[(COMPACT, b""), (ROUTE, b"a.b\0p\0normal\0" + b"9" * 5_000)])
 def test_whatever_comes_in_is_a_record(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
 ) -> None:

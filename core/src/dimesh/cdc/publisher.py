@@ -68,8 +68,6 @@ class ChangePublisher:
         """Is shown each change before it is published."""
         self.progress: Progress | None = None
         """As stored last."""
-        self.updated: datetime | None = None
-        """When it was."""
         self._connector_id = connector_id
         self._system = system
         self._object = object_
@@ -164,7 +162,6 @@ class ChangePublisher:
         progress = replace(progress, at=self._bus.clock.time())
         await self._log.publish(self.topic, events, keys or [self._object] * len(events), self.key, progress)
         self.progress = progress
-        self.updated = self.now()
         return progress
 
     async def say_schema(self, found: dict[str, Any]) -> None:

@@ -152,7 +152,8 @@ class ObjectRunner:
     @property
     def updated(self) -> datetime | None:
         """When that was stored."""
-        return self._publisher.updated
+        progress = self._publisher.progress
+        return datetime.fromtimestamp(progress.at, UTC) if progress is not None else None
 
     async def run(self) -> None:
         """Follow until cancelled, or until the object cannot be captured at all."""

@@ -30,6 +30,8 @@ _STRUCTURED: Final = b"application/cloudevents+json"
 _SPECVERSION: Final = f"{KAFKA_PREFIX}specversion"
 _CONTENT_TYPE: Final = "content-type"
 _MOST_ROUTES: Final = 10_000
+_MOST_DIGITS: Final = 4
+"""Of how many headers there are."""
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -143,9 +145,13 @@ def from_message(key: bytes | None, value: bytes | None, headers: Headers) -> Re
 
 
 def _route(raw: bytes) -> tuple[str, str, str, int] | None:
-    kind, _, rest = raw.decode("utf-8", "surrogatepass").partition("\0")
+    """None: it is not as we write it."""
+    try:
+        kind, _, rest = raw.decode("utf-8", "surrogatepass").partition("\0")
+    except UnicodeDecodeError:
+        return None
     parts = rest.rsplit("\0", 2)  # a pillar may have a NUL; a type and a priority may not
-    if len(parts) != 3 or not parts[2].isdecimal():
+    if len(parts) != 3 or not parts[2].isdecimal() or len(parts[2]) > _MOST_DIGITS:
         return None
     if len(_routes) >= _MOST_ROUTES:
         _routes.clear()
