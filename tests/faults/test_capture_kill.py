@@ -101,9 +101,12 @@ class Capture:
             await until(lambda: not history.missing)
         except TimeoutError:
             truth = self.stage.rows()
+            missing = sorted(history.missing, key=str)
+            differ = [key for key in {*history.rows, *truth} if history.rows.get(key) != truth.get(key)]
+            log = (self._folder / "worker.log").read_text("utf-8")[-2_000:]
             pytest.fail(
-                f"missing: {sorted(history.missing, key=str)}; rows that differ:"
-                f" { {k: (history.rows.get(k), truth.get(k)) for k in {*history.rows, *truth} if history.rows.get(k) != truth.get(k)} }"
+                f"{len(missing)} changes are missing, such as {missing[:5]}; {len(differ)} rows differ, such as"
+                f" {[(key, history.rows.get(key), truth.get(key)) for key in differ[:5]]}; the worker said: {log}"
             )
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0

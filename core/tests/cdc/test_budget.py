@@ -225,14 +225,51 @@ async def test_a_request_that_is_given_up_leaves_its_place() -> None:
     assert server.answered == 1
 
 
-async def test_requests_of_a_process_that_died_are_over_some_time(ledger: Ledgers) -> None:
+HANGS = """
+import asyncio, sys
+from dimesh.clock import SystemClock
+from dimesh.spi.budget import Budget, Urgency
+from dimesh.spi.ledger import Ledger
+
+async def main(path):
+    budget = Budget(1_000.0, SystemClock(), ledger=Ledger(path, "account"), concurrency=1)
+    async with budget.request(Urgency.STREAM):
+        print("asked", flush=True)
+        await asyncio.sleep(3_600)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_requests_of_a_process_that_was_killed_are_over(tmp_path: Path) -> None:
+    path = tmp_path / "b.db"
+    process = subprocess.Popen([sys.executable, "-c", HANGS, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert await asyncio.to_thread(process.stdout.readline) == "asked\n"
+    with closing(Ledger(path, "account")) as shared:
+        budget = Budget(1_000.0, SystemClock(), ledger=shared, concurrency=1)
+        waiting = asyncio.create_task(take(budget, Urgency.STREAM))
+        done, _ = await asyncio.wait({waiting}, timeout=0.3)
+        assert not done
+        process.kill()
+        process.communicate()
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_requests_of_a_process_that_nobody_sees_are_over_some_time(
+    ledger: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in another container, say, that says nothing any more."""
     clock = ManualClock()
-    died, lives = (Budget(1_000.0, clock, burst=50, ledger=ledger("a"), concurrency=1) for _ in range(2))
+    monkeypatch.setattr("dimesh.spi.ledger._place", lambda: "elsewhere")
+    died = Budget(1_000.0, clock, burst=50, ledger=ledger("a"), concurrency=1)
+    monkeypatch.undo()
+    lives = Budget(1_000.0, clock, burst=50, ledger=ledger("a"), concurrency=1)
     hangs = asyncio.create_task(Server().ask(died))
     await clock.advance(0.1)
     waiting = asyncio.create_task(take(lives, Urgency.STREAM))
-    await clock.advance(60.0)
+    await clock.advance(50.0)
     assert not waiting.done()
-    await clock.advance(61.0)
+    await clock.advance(11.0)
     assert waiting.done()
     hangs.cancel()

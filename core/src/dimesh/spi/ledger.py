@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import sqlite3
+import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +14,16 @@ from typing import Final
 
 log = logging.getLogger("dimesh.cdc")
 
-LANDED: Final = 120.0
-"""Seconds after which the requests of a process that says nothing more are over: it died."""
-_VERSION: Final = 2
+LANDED: Final = 60.0
+"""Seconds after which the requests of a process that says nothing more are over, if it cannot be seen whether it lives."""
+_VERSION: Final = 3
 _TABLES: Final = (
     "DROP TABLE IF EXISTS accounts",
     "DROP TABLE IF EXISTS flights",
     "CREATE TABLE accounts (name TEXT PRIMARY KEY, rate REAL, tokens REAL, at REAL, blocked_until REAL, urgent_until REAL,"
     " concurrency REAL) WITHOUT ROWID",
-    "CREATE TABLE flights (name TEXT, process TEXT, count INTEGER, until REAL, PRIMARY KEY (name, process)) WITHOUT ROWID",
+    "CREATE TABLE flights (name TEXT, process TEXT, place TEXT, pid INTEGER, count INTEGER, until REAL,"
+    " PRIMARY KEY (name, process)) WITHOUT ROWID",
 )
 
 
@@ -51,6 +55,7 @@ class Ledger:
         self.path = str(path)
         self.account = account
         self._process = uuid.uuid4().hex
+        self._place = _place()
         self._connection: sqlite3.Connection | None = None
         self._broken = False
 
@@ -87,14 +92,21 @@ class Ledger:
         if self._connection is None:
             return 0
         try:
-            (found,) = self._connection.execute(
-                "SELECT coalesce(sum(count), 0) FROM flights WHERE name = ? AND process <> ? AND until > ? AND until < ?",
+            others = self._connection.execute(
+                "SELECT process, place, pid, count FROM flights WHERE name = ? AND process <> ? AND until > ? AND until < ?",
                 (self.account, self._process, now, now + 2 * LANDED),
-            ).fetchone()
+            ).fetchall()
+            flying = 0
+            for process, place, pid, count in others:
+                if place == self._place and not _lives(pid):
+                    gone = (self.account, process)
+                    self._connection.execute("DELETE FROM flights WHERE name = ? AND process = ?", gone)
+                else:
+                    flying += count
         except sqlite3.Error as error:
             self._fail(error)
             return 0
-        return int(found)
+        return flying
 
     def write(self, account: Account, flying: int) -> None:
         """Store it with how many requests of this process are on their way, and let the others have it."""
@@ -103,8 +115,8 @@ class Ledger:
         try:
             if flying:
                 self._connection.execute(
-                    "INSERT OR REPLACE INTO flights VALUES (?, ?, ?, ?)",
-                    (self.account, self._process, flying, account.at + LANDED),
+                    "INSERT OR REPLACE INTO flights VALUES (?, ?, ?, ?, ?, ?)",
+                    (self.account, self._process, self._place, os.getpid(), flying, account.at + LANDED),
                 )
             else:
                 self._connection.execute(
@@ -153,6 +165,26 @@ class Ledger:
 
 class BusyError(Exception):
     """Another process writes to the ledger at this moment."""
+
+
+def _place() -> str:
+    """Where process ids mean the same: containers on one machine may share the file."""
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        return platform.node()
+
+
+def _lives(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True  # asking by a signal would end it there: the time tells
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def default_ledger() -> Path | None:
