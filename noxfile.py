@@ -33,7 +33,6 @@ QUICK = ("-q", *PARALLEL, "-m", "not slow and not wheels and not servers")
 ONCE = (
     "--ignore=tests/faults",
     "--ignore=tests/hostile",
-    "--ignore-glob=*/test_kills.py",
     "--ignore-glob=*/test_month.py",
 )
 

@@ -5,9 +5,11 @@ changes. A consumer's history must end as the system is, hold every committed ch
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import sys
+from asyncio.subprocess import PIPE
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -74,6 +76,42 @@ class Capture:
         self._stack.callback(_kill, process)
         return process
 
+    async def run(self) -> asyncio.subprocess.Process:
+        """As a user does it: ``dimesh run``, with the same files."""
+        stage = self.stage
+        options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in stage.options.items())
+        (self._folder / "dimesh.toml").write_text(
+            f"""
+[bus]
+driver = "sqlite"
+options = {{ path = "mesh.db" }}
+[cdc]
+state = "cdc.db"
+[[sources]]
+driver = "{stage.driver}"
+name = "captured"
+objects = ["{stage.object}"]
+[sources.options]
+{options}
+"""
+        )
+        with (self._folder / "worker.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "dimesh",
+                "--output",
+                "json",
+                "run",
+                cwd=self._folder,
+                stdout=PIPE,
+                stderr=log,
+            )
+        self._stack.callback(_kill, process)
+        assert process.stdout is not None
+        await process.stdout.readline()  # it has begun
+        return process
+
     async def lose(self) -> None:
         """While nobody captures, the system changes and forgets."""
         await eventually(self._consumed)
@@ -91,7 +129,10 @@ class Capture:
 
     async def end(self) -> None:
         """Let one process go on to the end, and judge."""
-        process = await self.start()
+        await self.judge(await self.start())
+
+    async def judge(self, process: asyncio.subprocess.Process) -> None:
+        """What the process brings to an end."""
         history = self.history
         await until(lambda: history.sure)
         for _ in range(30):
@@ -177,3 +218,21 @@ async def test_killed_at_random_moments(tmp_path: Path, system: str, separate: b
             await process.wait()
         await capture.end()
         assert capture.history.gaps >= 2
+
+
+@pytest.mark.parametrize("system", list(STAGES))
+@pytest.mark.timeout(300)
+async def test_dimesh_run_is_killed_again_and_again(tmp_path: Path, system: str) -> None:
+    be_patient(20.0)
+    async with AsyncExitStack() as stack:
+        capture = Capture(STAGES[system](tmp_path), tmp_path, separate=False, seed=3)
+        await capture.open(stack)
+        for _ in range(5):
+            process = await capture.run()
+            end = asyncio.get_running_loop().time() + capture.rng.uniform(0.0, 0.4)
+            while asyncio.get_running_loop().time() < end:
+                capture.change()
+                await asyncio.sleep(capture.rng.uniform(0.001, 0.02))  # how often it changes
+            process.kill()
+            await process.communicate()
+        await capture.judge(await capture.run())
