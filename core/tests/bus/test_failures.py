@@ -530,10 +530,10 @@ async def test_the_observer_hears_of_everything(bus: EventBus) -> None:
     await bus.idle()
     await bus.publish("t", event(2))
     await dead(bus)
-    assert heard == [
-        ("published", "t"),
+    # A handler may be done before the publisher hears that it may go on: between the two there is no order.
+    assert [what for what in heard if what[0] == "published"] == [("published", "t")] * 2
+    assert [what for what in heard if what[0] != "published"] == [
         ("delivered", "t", "g"),
-        ("published", "t"),
         ("failed", "t", "g", "no", "1"),
         ("dead", "t", "g", "RejectError: no"),
     ]

@@ -267,6 +267,20 @@ async def test_deleted_rows_are_known_for_a_while(
     assert [c.primary_key["Id"] for c in found if isinstance(c, Change)] == ids[:2]
 
 
+async def test_deleted_rows_are_known_when_the_bin_is_emptied(
+    sandbox: SalesforceSandbox, source: SalesforceSource
+) -> None:
+    """By the log of deletes, in parts where there are too many for one answer."""
+    ids = [sandbox.org.create("Account", {"Name": f"{n}"}) for n in range(4)]
+    sandbox.org.delete("Account", ids[0])
+    sandbox.org.empty_bin("Account")
+    sandbox.org.delete("Account", ids[1])
+    sandbox.faults.plan(kind="too_many_ids", path="/services/data/v66.0/sobjects/Account/deleted", times=2)
+    found = [c async for batch in source.deleted("Account") for c in batch.items]
+    assert {c.primary_key["Id"] for c in found if isinstance(c, Change)} == set(ids[:2])
+    assert sum(path.endswith("/deleted/") for _, path in sandbox.requests) == 5
+
+
 # -- credentials -----------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -28,6 +28,8 @@ _LONGEST: Final = 12_000
 _IDS: Final = 200
 """Ids in one query."""
 _JOB_LOOK: Final = 2.0
+_SHORTEST: Final = timedelta(minutes=4)
+"""A time in which too many deletes to list is no more divided."""
 
 
 class JobLostError(CDCError):
@@ -222,8 +224,13 @@ class Rows:
                     found.setdefault(row["Id"], {}).update(fields.row(row))
         return found
 
-    async def deleted(self, object: str, since: datetime) -> dict[str, datetime | None]:
-        """Ids of rows that were deleted since then and are known to Salesforce still (about 15 days), with the time."""
+    async def deleted(self, object: str, since: datetime, until: datetime) -> dict[str, datetime | None]:
+        """Ids of rows that were deleted in between, with the time: those in the recycle bin, and those that the log of deletes
+        has (getDeleted), in which they stay when the bin is emptied. Both go back about 15 days.
+        """
+        return {**await self._in_the_bin(object, since), **await self._in_the_log(object, since, until)}
+
+    async def _in_the_bin(self, object: str, since: datetime) -> dict[str, datetime | None]:
         moment = since.strftime("%Y-%m-%dT%H:%M:%SZ")
         text = (
             f"SELECT Id, SystemModstamp FROM {object} WHERE IsDeleted = true AND SystemModstamp >= {moment}"
@@ -233,6 +240,22 @@ class Rows:
         except QueryError:
             return {}  # some objects have neither field
         return {row["Id"]: time_of(row.get("SystemModstamp")) for row in rows}
+
+    async def _in_the_log(self, object: str, since: datetime, until: datetime) -> dict[str, datetime | None]:
+        path = self._client.path(f"sobjects/{quote(object, safe='')}/deleted/")
+        span = {"start": since.isoformat(timespec="seconds"), "end": until.isoformat(timespec="seconds")}
+        try:
+            found = await self._client.get(path, span, Urgency.SNAPSHOT, object)
+        except QueryError as error:
+            if error.code != "EXCEEDED_ID_LIMIT" or until - since < _SHORTEST:
+                raise
+            middle = since + (until - since) / 2
+            # Seconds are dropped: a minute that both halves have loses nothing.
+            first = await self._in_the_log(object, since, middle + timedelta(minutes=1))
+            return {**first, **await self._in_the_log(object, middle, until)}
+        except SourceObjectError:
+            return {}  # some objects are not replicated
+        return {entry["id"]: time_of(entry.get("deletedDate")) for entry in found["deletedRecords"]}
 
 
 def _select(fields: Fields) -> str:

@@ -44,7 +44,10 @@ from dimesh_salesforce.streaming import Streaming
 
 _OBJECT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
 _ASK_AT_ONCE: Final = 8
-_BIN: Final = timedelta(days=15)
+_BIN: Final = timedelta(days=14, hours=23)
+"""How far back deletes are asked for: Salesforce takes no time before its 15 days."""
+_AHEAD: Final = timedelta(minutes=5)
+"""By how much our clock may be behind."""
 _UNTOLD: Final = ("SystemModstamp", "IsDeleted")
 """Fields of rows that events leave out: kept, they would be out of date."""
 
@@ -333,10 +336,11 @@ class SalesforceSource:
         )
 
     async def deleted(self, object: str) -> AsyncIterator[ChangeBatch]:
-        """See :class:`dimesh.spi.cdc.DeletionLog`: the recycle bin, of about 15 days."""
-        since = datetime.fromtimestamp(self._clock.time(), UTC) - _BIN
+        """See :class:`dimesh.spi.cdc.DeletionLog`: of about 15 days."""
+        now = datetime.fromtimestamp(self._clock.time(), UTC)
+        since = now - _BIN
         for name in self.options.channels.get(object) or [object]:
-            gone = await self._rows.deleted(name, since)
+            gone = await self._rows.deleted(name, since, now + _AHEAD)
             yield ChangeBatch(
                 [
                     Change(

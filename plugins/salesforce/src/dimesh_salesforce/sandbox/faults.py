@@ -9,6 +9,7 @@ import msgspec
 Kind = Literal[
     "daily_limit", "concurrent_limit", "error", "unauthorized", "forbidden", "hang", "truncated", "malformed", "reset",
     "short", "slow", "query_timeout",
+    "too_many_ids",
 ]  # fmt: skip
 
 
@@ -33,6 +34,7 @@ class Fault(msgspec.Struct, kw_only=True):
             "concurrent_limit": (403, "REQUEST_LIMIT_EXCEEDED", "ConcurrentPerOrgLongTxn Limit exceeded."),
             "unauthorized": (401, "INVALID_SESSION_ID", "Session expired or invalid"),
             "forbidden": (403, "INSUFFICIENT_ACCESS", "insufficient access rights on cross-reference id"),
+            "too_many_ids": (400, "EXCEEDED_ID_LIMIT", "more than 600000 ids"),
             "query_timeout": (400, "QUERY_TIMEOUT", "Your query request was running for too long."),
         }.get(self.kind, (self.status, "SERVER_UNAVAILABLE", "Server unavailable"))
         return status, [{"message": message, "errorCode": code}]

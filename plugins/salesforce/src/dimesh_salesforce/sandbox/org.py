@@ -56,6 +56,8 @@ class Table:
         self.last = 0
         self.seeded = 0
         self.deleted: dict[int, Row] = {}
+        self.purged: set[int] = set()
+        """Those of them that are not in the recycle bin any more."""
         self._made: dict[int, Row] = {}
         self._born = born
 
@@ -293,6 +295,11 @@ class Org:
     def delete_silently(self, object: str, id: str) -> None:
         """Delete a record without an event."""
         self.delete(object, id, tell=False)
+
+    def empty_bin(self, object: str) -> None:
+        """Nobody can query the deleted records any more; that they were deleted is known still."""
+        table = self.tables[object]
+        table.purged |= table.deleted.keys()
 
     def add_field(self, object: str, name: str, kind: str = "string") -> None:
         """A new custom field: later events have another schema."""

@@ -41,7 +41,7 @@ class Query:
         else:
             source = table.rows(max(after, lowest), highest, self.descending)
         if deleted:
-            bin_ = [row for n, row in sorted(table.deleted.items()) if n > after]
+            bin_ = [row for n, row in sorted(table.deleted.items()) if n > after and n not in table.purged]
             source = iter(sorted([*source, *bin_], key=lambda row: str(row["Id"])))
         for row in source:
             if all(_TESTS[how](row.get(name), value) for name, how, value in self.conditions):
