@@ -1,0 +1,145 @@
+"""Streams: every change, in order, from anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dimesh.capabilities import Capability
+from dimesh.spi.cdc import Before, CDCSource, Change, Operation
+from dimesh_contracts.cdc.guarantees import CDCGuarantee as G
+from dimesh_contracts.cdc.harness import CDCHarness, NewSource
+from dimesh_contracts.cdc.system import System
+from dimesh_contracts.contract import proves
+
+
+class Streams(CDCHarness):
+    """What comes out of a stream."""
+
+    @proves(G.COMPLETE, Capability.STREAM)
+    async def test_every_change_in_order(self, source: CDCSource, system: System) -> None:
+        """Inserts and updates of some keys, more than a page. Usually wrong: only the last state of a key that changed
+        twice between two polls.
+        """
+        await system.put("first", "v")
+        position = await source.position(system.object)
+        done: dict[str, list[tuple[Operation, str]]] = {}
+        for n in range(600):
+            key = f"k{n % 7}"
+            await system.put(key, f"v{n}")
+            operation = Operation.UPDATE if key in done else Operation.INSERT
+            done.setdefault(key, []).append((operation, f"v{n}"))
+        found: dict[str, list[tuple[Operation, str]]] = {}
+        for change, _ in await self.read(source, system.object, position, 600):
+            assert change.object == system.object
+            assert change.timestamp.tzinfo is not None
+            found.setdefault(system.key(change), []).append((change.operation, system.value(change.after)))
+        assert found == done
+
+    @proves(G.DELETES, Capability.STREAM, Capability.DELETES)
+    async def test_deletes_are_reported(self, source: CDCSource, system: System) -> None:
+        """And a row that comes back is an insert. Usually wrong: only what still exists is looked at."""
+        await system.put("k", "1")
+        position = await source.position(system.object)
+        await system.delete("k")
+        await system.put("k", "2")
+        changes = [c for c, _ in await self.read(source, system.object, position, 2)]
+        assert [(c.operation, system.key(c)) for c in changes] == [
+            (Operation.DELETE, "k"),
+            (Operation.INSERT, "k"),
+        ]
+        assert changes[0].after is None
+
+    @proves(G.BEFORE, Capability.STREAM, Capability.BEFORE_IMAGE)
+    async def test_the_row_as_it_was(self, source: CDCSource, system: System) -> None:
+        """Usually wrong: the row as it is now in place of the row as it was; changed fields that did not change."""
+        await system.put("k", "1")
+        position = await source.position(system.object)
+        await system.put("k", "2")
+        if Capability.DELETES in source.capabilities:
+            await system.delete("k")
+        changes = [
+            c
+            for c, _ in await self.read(
+                source, system.object, position, 2 if Capability.DELETES in source.capabilities else 1
+            )
+        ]
+        assert system.value(changes[0].before) == "1"
+        assert system.value(changes[0].after) == "2"
+        assert changes[0].before_from is not Before.NONE
+        assert changes[0].before is not None
+        assert changes[0].after is not None
+        assert set(changes[0].changed_fields) == {
+            name for name, value in changes[0].after.items() if changes[0].before.get(name) != value
+        }
+        for change in changes[1:]:
+            assert system.value(change.before) == "2"
+
+    @proves(G.RESUME, Capability.STREAM)
+    async def test_a_stream_resumes_anywhere(
+        self, source: CDCSource, new_source: NewSource, system: System
+    ) -> None:
+        """From the position of each batch, also by another instance. Usually wrong: a position that is good for the
+        connection only; one that stands before or behind its batch.
+        """
+        await system.put("first", "v")
+        start = await source.position(system.object)
+        position = start
+        read: list[str] = []
+        for n in range(12):
+            for m in range(n % 3 + 1):
+                await system.put(f"k{n}-{m}", "v")
+            other = new_source()
+            await other.open()
+            for change, after in await self.read(other, system.object, position, n % 3 + 1):
+                read.append(system.key(change))
+                position = after
+            await other.close()
+        assert read == [f"k{n}-{m}" for n in range(12) for m in range(n % 3 + 1)]
+        again = [system.key(c) for c, _ in await self.read(source, system.object, start, len(read))]
+        assert again == read
+
+    @proves(G.IDENTITY, Capability.STREAM)
+    async def test_identities_are_stable_and_unique(
+        self, source: CDCSource, new_source: NewSource, system: System
+    ) -> None:
+        """The event id is made of it, and repeats are recognised by it. Usually wrong: made of the time of reading; of key
+        and value, which may come again.
+        """
+        await system.put("k", "a")
+        position = await source.position(system.object)
+        for value in ("b", "a", "b", "a"):
+            await system.put("k", value)
+        first = [c.identity for c, _ in await self.read(source, system.object, position, 4)]
+        other = new_source()
+        await other.open()
+        assert [c.identity for c, _ in await self.read(other, system.object, position, 4)] == first
+        await other.close()
+        assert len(set(first)) == 4
+
+    @proves(G.CANCELLATION, Capability.STREAM)
+    async def test_a_cancelled_stream_loses_nothing(self, source: CDCSource, system: System) -> None:
+        """It is gone on with from the last position that came out, wherever it was cancelled: before it asked, while the
+        answer was on its way, when it was there. Usually wrong: a position that moves when a page is fetched.
+        """
+        await system.put("first", "v")
+        position = await source.position(system.object)
+        read: list[str] = []
+        for n in range(40):
+            stream = source.stream(system.object, position)
+            waiting = asyncio.ensure_future(anext(stream))
+            put = asyncio.create_task(system.put(f"k{n}", "v"))
+            if n % 4:
+                await asyncio.sleep(n * 0.0002)  # the moment is what is tried: from at once to 8 ms
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            await put
+            if not waiting.cancelled() and waiting.exception() is None:
+                batch = waiting.result()
+                read += [system.key(c) for c in batch.items if isinstance(c, Change)]
+                position = batch.position
+            await stream.aclose()  # type: ignore[attr-defined]
+        if len(read) < 40:
+            read += [
+                system.key(c) for c, _ in await self.read(source, system.object, position, 40 - len(read))
+            ]
+        assert read == [f"k{n}" for n in range(40)]
