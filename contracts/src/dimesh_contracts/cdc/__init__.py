@@ -1,15 +1,17 @@
-"""What every change source must satisfy. A third party brings the source, and hands to change its system with::
+"""What every change source must satisfy::
 
-class TestMine(CDCSourceContract):
-    offers = {Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES}
+    class TestMine(CDCSourceContract):
+        offers = {Capability.SNAPSHOT, Capability.STREAM, Capability.DELETES}
 
-    @pytest.fixture
-    def system(self, tmp_path):
-        return MySystem(tmp_path)  # see System
+        @pytest.fixture
+        def system(self, tmp_path):
+            return MySystem(tmp_path)  # see System
 
-    @pytest.fixture
-    def new_source(self, system):
-        return lambda: MySource(system.url)
+        @pytest.fixture
+        def new_source(self, system):
+            return lambda: MySource(system.url)
+
+A third party brings the source, and hands to change its system with (:mod:`dimesh_contracts.cdc.system`).
 """
 
 from __future__ import annotations
