@@ -53,6 +53,7 @@ async def test_a_position_that_was_lost_says_when_it_was_stored(
     await streaming(connector)
     await source.say(change("u1", key=1, after={"id": 1, "name": "Eve"}))
     await published(any_bus, 3)
+    await eventually(lambda: source.acknowledged)  # and stored before that
     stored = connector.offsets()["contact"].updated_at
     await connector.stop()
     source.log += [[], [], []]
