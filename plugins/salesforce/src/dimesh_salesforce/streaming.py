@@ -8,10 +8,14 @@ error. What ends a stream for a passing reason is opened again by the runner, fr
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
+
+# Before it is imported: a server that ends an old connection, as each does, is no news for the terminal.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
 import grpc.aio
