@@ -11,7 +11,13 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.protocol import ConsumerProtocol
-from aiokafka.errors import CommitFailedError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    CommitFailedError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from dimesh.errors import BusError, ConfigurationError, NotOfferedError, TopicNotFoundError
 from dimesh.events.names import show
@@ -72,16 +78,15 @@ class Admin:
             if topic["error_code"] == 0 and topic["partitions"]
         }
 
-    async def leaders(self, name: str) -> bool:
-        """Whether all partitions of a topic can be written."""
+    async def led(self, name: str) -> int:
+        """How many partitions a topic has, if all of them can be written; else 0."""
         topics = await self._ask("list the topics", self.client.describe_topics)
-        found = [t for t in topics if t["topic"] == name]
-        return bool(found and found[0]["partitions"]) and all(
-            part["leader"] >= 0 and part["error_code"] == 0 for part in found[0]["partitions"]
-        )
+        found = next((topic["partitions"] for topic in topics if topic["topic"] == name), ())
+        return len(found) if all(part["leader"] >= 0 and part["error_code"] == 0 for part in found) else 0
 
-    async def create(self, name: str, config: TopicConfig, **settings: str) -> None:
-        """Make a topic; that it is there already is no error.
+    async def create(self, name: str, config: TopicConfig, **settings: str) -> int:
+        """Make a topic; that it is there already is no error. Returns its number of partitions: who asks again may ask another
+        broker, which does not know the topic yet.
 
         Raises:
             ConfigurationError: the broker does not take the name or a setting.
@@ -103,7 +108,7 @@ class Admin:
             raise _refused(name, code, message)
         if code and not await self._is_there(name):
             raise _refused(name, code, message)
-        await self._until(lambda: self.leaders(name), f"topic {name} has no leader yet")
+        return await self._until(lambda: self.led(name), f"topic {name} has no leader yet")
 
     async def _is_there(self, name: str) -> bool:
         # "Exists already" is also what the broker says of a name that differs from another in . and _ alone.
@@ -137,8 +142,19 @@ class Admin:
                             raise _refused(name, code, message)
 
     async def settings(self, name: str) -> dict[str, tuple[str, bool]]:
-        """A topic's settings, each with whether it is the topic's own."""
-        return await self.describe(ConfigResource(ConfigResourceType.TOPIC, name))
+        """A topic's settings, each with whether it is the topic's own. A broker that does not know the topic yet, or any more, is
+        asked again for a second.
+        """
+        resource = ConfigResource(ConfigResourceType.TOPIC, name)
+        end = asyncio.get_running_loop().time() + 1.0
+        while True:
+            try:
+                return await self.describe(resource)
+            except BusError as error:
+                unknown = isinstance(error.__cause__, UnknownTopicOrPartitionError)
+                if not unknown or asyncio.get_running_loop().time() > end:
+                    raise
+            await asyncio.sleep(0.05)
 
     async def describe(self, resource: ConfigResource) -> dict[str, tuple[str, bool]]:
         """Settings of a topic or broker, each with whether it differs from the default."""
@@ -148,7 +164,8 @@ class Admin:
         for answer in answers:
             for code, message, _, _, entries in answer.resources:
                 if code:
-                    raise explained(for_code(code)(message), f"read the settings of {resource.name}")
+                    cause = for_code(code)(message)
+                    raise explained(cause, f"read the settings of {resource.name}") from cause
                 for entry in entries:
                     name, value, _, source = entry[:4]
                     own = (
@@ -180,11 +197,16 @@ class Admin:
 
         await self._until(gone, f"topic {name} is still listed")
 
-    async def _until(self, true: Callable[[], Any], otherwise: str, seconds: float | None = None) -> None:
-        """The broker answers before all of its parts know."""
+    async def _until(
+        self, true: Callable[[], Awaitable[T]], otherwise: str, seconds: float | None = None
+    ) -> T:
+        """What ``true`` gives once it is. The broker answers before all of its parts know."""
         try:
             async with asyncio.timeout(seconds or self._options.request_timeout):
-                while not await true():  # noqa: ASYNC110 - the broker does not tell
+                while True:
+                    found = await true()
+                    if found:
+                        return found
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise BusError(otherwise) from None

@@ -187,8 +187,7 @@ class KafkaBackend:
         async with self._ensuring.setdefault(topic, asyncio.Lock()):
             partitions = await self._partitions_of(topic)
             if not partitions:
-                await self.admin.create(topic, config or TopicConfig(), **settings)
-                partitions = (await self.admin.partitions())[topic]
+                partitions = await self.admin.create(topic, config or TopicConfig(), **settings)
             self._gone.discard(topic)
             self.publisher.learn(topic, partitions)
         self._ensuring.pop(topic, None)
@@ -369,9 +368,8 @@ class KafkaBackend:
             await self.admin.change(name, have, config)
             have = max(have, config.partitions or 0)
         else:
-            await self.admin.create(name, config)
+            have = await self.admin.create(name, config)
             self._gone.discard(name)
-            have = (await self.admin.partitions())[name]
         self.publisher.learn(name, have)
         return await self._info(name, have)
 
