@@ -95,7 +95,7 @@ def main() -> None:
             "pytest",
             *(
                 rest
-                or ["-q", "-n", "3", "--dist", "worksteal", "-m", "not slow and not wheels and not servers"]
+                or ["-q", "-n", "2", "--dist", "worksteal", "-m", "not slow and not wheels and not servers"]
             ),
         ]
     elif command == "nox":

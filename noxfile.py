@@ -27,7 +27,7 @@ MAIN = "3.12"
 PLUGINS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("plugins/*/pyproject.toml"))
 MEMBERS = ["core", "contracts", *PLUGINS]
 DIST = ROOT / "dist"
-PARALLEL = ("-n", "3", "--dist", "worksteal")  # on two cores: tests wait a good deal
+PARALLEL = ("-n", "2", "--dist", "worksteal")
 QUICK = ("-q", *PARALLEL, "-m", "not slow and not wheels and not servers")
 # What is killed, cut off or fed with anything behaves the same on every Python: once is enough.
 ONCE = (
