@@ -20,7 +20,7 @@ from dimesh.cdc.events import CDCEvent, CDCOffset
 from dimesh.cdc.own_source import OwnSource
 from dimesh.cdc.publisher import CDCObserver, ChangePublisher
 from dimesh.cdc.runner import BACKOFF, CREDENTIALS_WAIT, ObjectRunner, Phase, Repair
-from dimesh.cdc.state import ProgressLog, StateStore
+from dimesh.cdc.state import ProgressLog, StateStore, progress_key
 from dimesh.cdc.status import CDCConnectorStatus
 from dimesh.cdc.store import SqliteCDCStore
 from dimesh.clock import Clock
@@ -330,9 +330,10 @@ class CDCConnector:
             ConfigurationError: by another process.
         """
         with self._idle(object):
-            await self._log.reset(f"cdc/{self.connector_id}/{object}")
+            key = progress_key(self.connector_id, object)
+            await self._log.reset(key)
             if self._store is not None:
-                await self._store.clear(f"cdc/{self.connector_id}/{object}")
+                await self._store.clear(key)
 
     async def resnapshot(self, object: str) -> None:
         """Have all rows read again at the next start; the stream then goes on from where it is now. What is gone meanwhile is
@@ -342,7 +343,7 @@ class CDCConnector:
             CDCError: the object is being followed.
             ConfigurationError: by another process.
         """
-        key = f"cdc/{self.connector_id}/{object}"
+        key = progress_key(self.connector_id, object)
         with self._idle(object):
             progress = await self._log.load(key)
             if progress is not None:

@@ -15,7 +15,7 @@ from dimesh.bus.engine import EventBus
 from dimesh.cdc.drift import SchemaWatch
 from dimesh.cdc.events import GAP_TYPE, REPAIRED_TYPE, SCHEMA_TYPE, CDCEvent, key_text, ordering_key
 from dimesh.cdc.rows import LastRow, completed
-from dimesh.cdc.state import Progress, ProgressLog
+from dimesh.cdc.state import Progress, ProgressLog, progress_key
 from dimesh.cdc.store import RowStore
 from dimesh.events.event import Event
 from dimesh.events.metadata import EventMetadata
@@ -61,8 +61,7 @@ class ChangePublisher:
         rows: RowStore | None,
         skew: float,
     ) -> None:
-        self.key = f"cdc/{connector_id}/{object_}"
-        """What positions and rows are kept by."""
+        self.key = progress_key(connector_id, object_)
         self.topic = f"cdc.{system}"
         self.schema: SchemaWatch | None = None
         """Is shown each change before it is published."""

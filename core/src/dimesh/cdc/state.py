@@ -21,6 +21,11 @@ from dimesh.spi.cdc import Gap
 _LONGEST_CAUSE: Final = 1_000
 
 
+def progress_key(connector_id: str, object: str) -> str:
+    """What positions and rows of an object are kept by."""
+    return f"cdc/{connector_id}/{object}"
+
+
 class Progress(msgspec.Struct, array_like=True, kw_only=True):
     """How far one object is."""
 

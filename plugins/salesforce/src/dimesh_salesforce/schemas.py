@@ -36,11 +36,6 @@ class Schema:
             self._fields: list[tuple[str, list[str] | None]] = [
                 (field["name"], _members(field["type"], _records(found))) for field in found["fields"]
             ]
-            self.docs: dict[str, str] = {field["name"]: field.get("doc", "") for field in found["fields"]}
-            self.types: dict[str, set[str]] = {
-                field["name"]: {t for t in _branches(field["type"]) if isinstance(t, str)}
-                for field in found["fields"]
-            }
         except Exception as error:  # fastavro raises what it meets
             raise DecodingError(f"schema {id} cannot be read: {error}") from error
         if not self._fields or self._fields[0][0] != HEADER:

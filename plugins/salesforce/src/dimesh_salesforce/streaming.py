@@ -67,7 +67,6 @@ class Deliveries:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._hours: deque[list[float]] = deque()
-        self.total = 0
 
     def add(self, count: int) -> None:
         """So many came."""
@@ -75,7 +74,6 @@ class Deliveries:
         if not self._hours or self._hours[-1][0] != hour:
             self._hours.append([hour, 0])
         self._hours[-1][1] += count
-        self.total += count
 
     @property
     def of_a_day(self) -> int:

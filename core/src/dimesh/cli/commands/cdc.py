@@ -103,13 +103,15 @@ def status(context: typer.Context, name: Name = None) -> None:
 
 
 async def _status(state: State, name: str | None) -> None:
+    from dimesh.cdc.state import progress_key
+
     rows: list[tuple[Any, ...]] = []
     async with state.opened() as mesh, _store(mesh) as store:
         log = _progress_log(mesh)
         for section in _sections(mesh, name):
             paused = await store.paused(section.name) if Path(store.path).exists() else frozenset()
             for one in section.objects:
-                progress = await log.load(f"cdc/{section.name}/{one}")
+                progress = await log.load(progress_key(section.name, one))
                 waits = " (paused)" if paused & {"", one} else ""
                 if progress is None:
                     rows.append((section.name, one, f"not begun{waits}", 0, 0, ""))
