@@ -1,7 +1,7 @@
-"""The memory bus: what an event costs from publish to the end of its handler, everything switched on.
+"""The memory bus: the cost of an event from publish to the end of its handler, with all features on.
 
 Floor: a bare ``asyncio.Queue`` hand-off of the same events between two tasks, with an empty coroutine called for
-each, in the same process and run. CPU seconds, since the machine may be busy with other things.
+each, in the same process and run. Costs are CPU seconds, since the machine may be busy with other work.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SHORT = os.environ.get("MESH_BENCH_SHORT") == "1"
 EVENTS = 10_000 if SHORT else 50_000
 ROUNDS = 2 if SHORT else 7
 SINGLES = 1_000 if SHORT else 5_000
-"""Events published one at a time for the latency."""
+"""The number of events that are published one at a time to measure the latency."""
 HELD = 10_000 if SHORT else 40_000
-"""Events that are handled while what the bus holds is looked at."""
+"""The number of events that are handled while the memory of the bus is measured."""
 TYPES = [f"bench.type{i}" for i in range(10)]
 
 
 def events(count: int) -> list[Event]:
-    """320-byte payloads of ten types from 16 agents, all ids distinct."""
+    """Return events with 320-byte payloads, of ten types from 16 agents, all with distinct ids."""
     return [
         Event(
             TYPES[n % 10],
@@ -39,7 +39,7 @@ def events(count: int) -> list[Event]:
 
 
 async def queue_hand_off(sample: list[Event]) -> float:
-    """CPU seconds for each event through a queue of the bus's size."""
+    """Return the CPU seconds per event through a queue of the bus's size."""
     queue: asyncio.Queue[Event] = asyncio.Queue(10_000)
 
     async def handle(event: Event) -> None:
@@ -58,7 +58,7 @@ async def queue_hand_off(sample: list[Event]) -> float:
 
 
 async def through_the_bus(sample: list[Event], handlers: int, many: int = 1) -> float:
-    """CPU seconds for each event through a bus with ``handlers`` filtered groups, published ``many`` at a time."""
+    """Return the CPU seconds per event through a bus with ``handlers`` filtered groups, published ``many`` at a time."""
     bus = EventBusFactory.create("memory")
     done = 0
 
@@ -87,7 +87,7 @@ async def through_the_bus(sample: list[Event], handlers: int, many: int = 1) -> 
 
 
 async def latency(count: int = SINGLES) -> tuple[float, float]:
-    """p50 and p99 seconds from publish to the handler, one event at a time."""
+    """Return p50 and p99 of the seconds from publish to the handler, one event at a time."""
     bus: EventBus = EventBusFactory.create("memory")
     arrived: asyncio.Future[float] | None = None
 
@@ -108,7 +108,7 @@ async def latency(count: int = SINGLES) -> tuple[float, float]:
 
 
 async def kept_after_handling(count: int) -> float:
-    """Bytes for each handled event that the bus still holds."""
+    """Return the bytes that the bus still holds per handled event."""
     bus = EventBusFactory.create("memory")
 
     async def handle(event: Event) -> None:
@@ -118,13 +118,13 @@ async def kept_after_handling(count: int) -> float:
     tracemalloc.start()
     await bus.publish_many("bench", events(40_000))  # fill the windows of remembered ids
     await bus.idle()
-    await asyncio.sleep(bus.backend.commit_interval * 2)
+    await asyncio.sleep(bus.door.commit_interval * 2)
     gc.collect()
     before, _ = tracemalloc.get_traced_memory()
     for _ in range(0, count, 1_000):
         await bus.publish_many("bench", events(1_000))
         await bus.idle()
-    await asyncio.sleep(bus.backend.commit_interval * 2)
+    await asyncio.sleep(bus.door.commit_interval * 2)
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -133,10 +133,10 @@ async def kept_after_handling(count: int) -> float:
 
 
 def run() -> list[dict[str, Any]]:
-    """Medians of several rounds in turn: floor, one handler, ten handlers, batches."""
+    """Measure floor, one handler, ten handlers and batches in turn; return the medians of several rounds."""
     sample = events(EVENTS)
     gc.collect()
-    gc.freeze()  # the sample itself is not what is measured
+    gc.freeze()  # the sample itself is not measured
     floors, ones, tens, batches = [], [], [], []
     for _ in range(ROUNDS):
         floors.append(asyncio.run(queue_hand_off(sample)))

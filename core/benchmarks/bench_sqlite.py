@@ -1,17 +1,19 @@
 """The sqlite bus: appends and replays against SQLite itself, with the same rows on the same disk.
 
 Appends. Floor: one connection in one thread, WAL and ``synchronous=FULL`` as the bus has them, the same table, and the
-same rows in the same batches, one transaction for each batch by ``executemany``. The rows are made beforehand, headers
-encoded and checksums taken, so the floor is SQLite, the disk and a loop. Ours: ``publish`` (batches of 1) and
-``publish_many`` on the public bus, each awaited before the next, with all they do: checks, headers, checksums,
-positions, receipts. Payloads of 500 bytes. Wall clock, since waiting for the disk counts; the slices of both alternate
-and the figure is the median of the ratios of neighbours, so that a busy machine disturbs both alike.
-The ratio depends on the disk: one that takes 0.1 ms to flush leaves little to hide two changes of thread behind, so what
-a call takes over the floor is shown beside it, in µs.
+same rows in the same batches, one transaction for each batch by ``executemany``. The rows are prepared, with encoded
+headers and checksums, so the floor is SQLite, the disk and a loop. dimesh: ``publish`` (batches of 1) and
+``publish_many`` on the public bus, each awaited before the next, with all their work: checks, headers, checksums,
+positions, receipts. Payloads of 500 bytes. Wall clock, since waiting for the disk counts; the slices of both alternate,
+and the result is the median of the ratios of neighbours, so that a busy machine affects both alike.
+The ratio depends on the disk: next to a flush of 0.1 ms, two changes of thread count. So the time of a call over the
+floor is shown as well, in µs.
 
-Concurrency: 64 tasks that publish one event at a time against one that does.
+Concurrency: 64 tasks that publish one event at a time, against one such task.
 
-Replay: from ``subscribe(start=earliest)`` until an empty handler has had every stored event. No floor; a target.
+Idle: the processor time of subscriptions to which nothing happens.
+
+Replay: from ``subscribe(start=earliest)`` until an empty handler has received every stored event. It has a target and no floor.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ from dimesh.spi.bus import StartAt
 SHORT = os.environ.get("MESH_BENCH_SHORT") == "1"
 ROUNDS = 3 if SHORT else 15
 SLICES = {1: 60, 10: 400, 100: 2_000, 1000: 6_000} if SHORT else {1: 300, 10: 2_000, 100: 8_000, 1000: 16_000}
-"""Events in a slice, by events in a batch."""
+"""The number of events in a slice, by the size of its batches."""
 PUBLISHERS = 64
 SINGLES = 60 if SHORT else 300
-"""Events of the lone publisher; each of the 64 publishes as many."""
+"""The number of events of the single publisher, and of each of the 64."""
+IDLE = 200 if SHORT else 1_000
 STORED = 20_000 if SHORT else 200_000
 REPLAYS = 1 if SHORT else 5
 TOPIC = "bench"
@@ -48,14 +51,14 @@ Row = tuple[int, float, int, str, str, str, str, bytes, bytes, int]
 
 
 class Cost(NamedTuple):
-    """Seconds for each event."""
+    """The cost of an event, in seconds."""
 
     wall: float
     cpu: float
 
 
 def events(count: int) -> list[Event]:
-    """500-byte payloads of ten types from 16 agents, all ids distinct."""
+    """Return events with 500-byte payloads, of ten types from 16 agents, all with distinct ids."""
     made = [
         Event(
             f"bench.type{n % 10}",
@@ -69,7 +72,7 @@ def events(count: int) -> list[Event]:
 
 
 class Bare:
-    """The floor: a database with the bus's table, and nothing of dimesh at work."""
+    """The floor: a database with the bus's table, without any code of dimesh."""
 
     def __init__(self, path: Path, sample: list[Event]) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
@@ -77,7 +80,7 @@ class Bare:
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.execute(
             "PRAGMA cache_size=-16000"
-        )  # as the bus; it writes to the file at 4 MB, as by default
+        )  # as on the bus; the checkpoint comes at 4 MB, SQLite's default
         self._connection.execute(
             "CREATE TABLE records (id INTEGER PRIMARY KEY, time REAL NOT NULL, slot INTEGER NOT NULL,"
             " key TEXT NOT NULL, type TEXT NOT NULL, pillar TEXT NOT NULL, priority TEXT NOT NULL,"
@@ -87,7 +90,7 @@ class Bare:
         self._next = 1 << 40
 
     def slice(self, batch: int) -> Cost:
-        """All events of the sample, ``batch`` in a transaction."""
+        """Append the whole sample, ``batch`` rows in a transaction."""
         execute, executemany = self._connection.execute, self._connection.executemany
         now = time.time()
         rows: list[Row] = [(at, now, *content) for at, content in enumerate(self._contents, self._next)]
@@ -121,7 +124,7 @@ def _content(event: Event) -> tuple[int, str, str, str, str, bytes, bytes, int]:
 
 
 async def published(bus: EventBus, sample: list[Event], batch: int) -> Cost:
-    """All events of the sample, ``batch`` in a call, each call awaited."""
+    """Publish the whole sample, ``batch`` events in a call, each call awaited."""
     batches = [sample[first : first + batch] for first in range(0, len(sample), batch)]
     wall, cpu = time.perf_counter(), time.process_time()
     if batch == 1:
@@ -134,13 +137,13 @@ async def published(bus: EventBus, sample: list[Event], batch: int) -> Cost:
 
 
 async def appends(folder: Path, batch: int) -> tuple[list[Cost], list[Cost]]:
-    """Slices of the floor and of the bus in turn; the first of each is not counted."""
+    """Measure slices of the floor and of the bus in turn; the first of each is not counted."""
     sample = events(SLICES[batch])
     bare = Bare(folder / f"bare-{batch}.db", sample)
     floors: list[Cost] = []
     ours: list[Cost] = []
     gc.collect()
-    gc.freeze()  # neither the events nor the floor's rows are what is measured
+    gc.freeze()  # neither the events nor the floor's rows are measured
     async with EventBusFactory.create("sqlite", path=str(folder / f"ours-{batch}.db")) as bus:
         for number in range(ROUNDS + 1):
             floor = bare.slice(batch)
@@ -154,7 +157,7 @@ async def appends(folder: Path, batch: int) -> tuple[list[Cost], list[Cost]]:
 
 
 async def concurrent(folder: Path) -> tuple[list[Cost], list[Cost]]:
-    """One publisher of single events, then 64 at once, in turn."""
+    """Measure one publisher of single events and 64 at once, in turn."""
     sample = events(SINGLES)
     alone: list[Cost] = []
     together: list[Cost] = []
@@ -172,7 +175,7 @@ async def concurrent(folder: Path) -> tuple[list[Cost], list[Cost]]:
 
 
 async def replays(folder: Path, count: int) -> tuple[list[Cost], list[Cost]]:
-    """From subscribing at the earliest event to the last handled: for new groups, and for lone readers."""
+    """Measure from subscribing at the earliest event to the last handled event, for new groups and for readers without one."""
     async with EventBusFactory.create("sqlite", path=str(folder / "replay.db")) as bus:
         sample = events(10_000)
         for _ in range(0, count, len(sample)):
@@ -208,6 +211,20 @@ async def _replay(bus: EventBus, count: int, group: str | None) -> Cost:
     return cost
 
 
+async def idle(folder: Path) -> float:
+    """Measure the share of a core that idle subscriptions cost, each a group on a topic of its own."""
+
+    async def handle(event: Event) -> None: ...
+
+    async with EventBusFactory.create("sqlite", path=str(folder / "idle.db")) as bus:
+        for number in range(IDLE):
+            await bus.subscribe(f"idle.{number}", handle, f"idle-{number}")
+        await asyncio.sleep(1.0)  # until the file's changes have been noticed
+        wall, cpu = time.perf_counter(), time.process_time()
+        await asyncio.sleep(3.0 if SHORT else 15.0)
+        return (time.process_time() - cpu) / (time.perf_counter() - wall)
+
+
 def _middle(costs: list[Cost], part: Callable[[Cost], float] = lambda cost: cost.wall) -> float:
     return statistics.median(part(cost) for cost in costs)
 
@@ -222,7 +239,7 @@ def _cpu(name: str, costs: list[Cost], floors: list[Cost] | None = None) -> dict
 
 
 def run() -> list[dict[str, Any]]:
-    """Appends by size of batch, 64 publishers against one, replay."""
+    """Measure appends by batch size, 64 publishers against one, and replay."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as name:
         folder = Path(name)
@@ -262,6 +279,16 @@ def run() -> list[dict[str, Any]]:
             },
             _cpu(f"sqlite bus, {PUBLISHERS} publishers, CPU", together, alone),
         ]
+        share = asyncio.run(idle(folder)) * 100
+        rows.append(
+            {
+                "name": f"sqlite bus, {IDLE:,} idle subscriptions",
+                "value": share,
+                "unit": "% of a core",
+                "target": "≤ 3",
+                "ok": share <= 3,
+            }
+        )
         grouped, lone = asyncio.run(replays(folder, STORED))
         for kind, costs in (("a new group", grouped), ("a lone reader", lone)):
             rate = 1 / _middle(costs)

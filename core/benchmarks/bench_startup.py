@@ -1,8 +1,8 @@
-"""Starting: what ``import dimesh`` and the shortest command cost before anything is done.
+"""Start-up: the cost of ``import dimesh`` and of the shortest command.
 
-Floor: an interpreter of the same environment that does nothing (``python -c pass``). CPU seconds of the child, user and
-system, as the kernel counts them when it has ended (``wait4``): another busy process does not count. The three are
-started in turn, in an empty folder, once without counting so that all bytecode is written and files are cached.
+Floor: an interpreter of the same environment that does nothing (``python -c pass``). Costs are CPU seconds of the
+child, user and system, as the kernel reports them when it has ended (``wait4``), so other busy processes do not count.
+The three are started in turn, in an empty folder; a first round, which writes bytecode and fills caches, is not counted.
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ from typing import Any
 
 SHORT = os.environ.get("MESH_BENCH_SHORT") == "1"
 ROUNDS = 3 if SHORT else 15
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""The environment of the processes: compiling modules again at every start would be measured otherwise."""
 COMMANDS = {
     "python -c pass": ("-c", "pass"),
     'python -c "import dimesh"': ("-c", "import dimesh"),
     "python -m dimesh --help": ("-m", "dimesh", "--help"),
 }
 ALLOWED = {'python -c "import dimesh"': 40.0, "python -m dimesh --help": 100.0}
-"""Milliseconds over the floor."""
+"""The allowed time over the floor, in milliseconds."""
 
 
 def cpu(arguments: tuple[str, ...], folder: str) -> float:
-    """CPU milliseconds of one child from start to end."""
-    with subprocess.Popen(  # noqa: S603 - our own interpreter
-        (sys.executable, *arguments), cwd=folder, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    """Return the CPU milliseconds of a child process from start to end."""
+    with subprocess.Popen(
+        (sys.executable, *arguments),
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
     ) as child:
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -37,7 +43,7 @@ def cpu(arguments: tuple[str, ...], folder: str) -> float:
 
 
 def run() -> list[dict[str, Any]]:
-    """Medians of the rounds; what counts against a target is the distance to the floor of the same round."""
+    """Return the medians of the rounds; a target applies to the difference from the floor of the same round."""
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         for number in range(ROUNDS + 1):

@@ -1,26 +1,27 @@
 """Endurance: a million events through the sqlite bus, a consumer that falls behind and catches up, retention on.
 
-Usage: ``python core/benchmarks/endurance.py [--short] [--plot FILE]``. By hand and by CI; not one of the benchmarks of
-``run.py``. One process publishes at a steady pace, a second one (this file with the argument ``consume``) handles. The
-consumer keeps to 70 % of that pace until it has handled 35 % of the events, so that a backlog of 15 % grows by half time;
-then it runs free. Retention covers more than that, a quarter of the events, by records and by bytes, so it must never take
-one that was not handled. (``--short`` has the same pace and fewer events, of which retention covers half: what either
-process needs to start weighs more there.)
+Usage: ``python core/benchmarks/endurance.py [--short] [--plot FILE]``. Started by hand and by CI; it is not one of
+the benchmarks of ``run.py``. One process publishes at a steady pace, a second one (this file with the argument
+``consume``) handles the events. The consumer keeps to 70 % of that pace until it has handled 35 % of the events, so
+that a backlog of 15 % has grown by half time; then it runs at full speed. Retention covers more than the backlog, a
+quarter of the events, by records and by bytes, so it must never remove an event that was not handled. (``--short``
+has the same pace and fewer events, of which retention covers half, since the start of the processes weighs more
+there.)
 
-Once a second (ten times with ``--short``) the publisher notes: memory of both processes, bytes of the database and its
-log, lag of the group, events published and handled. At the end it checks, and ends with code 1 unless all hold:
+Once a second (ten times with ``--short``) the publisher records: memory of both processes, bytes of the database and its
+log, lag of the group, events published and handled. At the end it checks the following, and ends with code 1 unless all hold:
 
-- every sequence number was handled (a bitmap in the consumer says which), and the group's lag is 0;
-- memory: what each process itself holds (anonymous memory; pages of the database file that are mapped belong to the
-  kernel's cache and are shown beside it) stays within 50 MB of what it was when a tenth was published, to the end;
+- every sequence number was handled (the consumer keeps a bitmap), and the group's lag is 0;
+- memory: until the end, the private memory of each process (mapped pages of the database file belong to the kernel's
+  cache and are shown separately) stays within 50 MB of its value when a tenth was published;
 - disk: after the first quarter, database and log together never exceed ``DISK_SLACK`` × (what retention covers + what is
   published between two turns of retention, at the measured size of a stored event) + ``WAL_ALLOWED``. The slack is for
   SQLite's pages, which their rows do not fill, and for turns of retention that come late; freed pages are used again but
-  not given back, so this is a peak. The log is moved into the database at 4 MB, but begins anew only when no reader is
-  inside it; 64 MB is the limit that the bus sets for what is kept of it.
+  not given back, so this is a peak. The log is moved into the database at 4 MB, but restarts only when no reader uses it;
+  64 MB is the limit that the bus sets for its size on disk.
 
-The publisher waits when the backlog comes near what retention covers (on a machine too slow for the pace); how long is
-among the figures.
+The publisher waits when the backlog comes near the limit of retention (on a machine too slow for the pace); the results
+include the time that it waited.
 """
 
 from __future__ import annotations
@@ -54,17 +55,17 @@ PICTURE = ROOT / "docs" / "assets" / "endurance.svg"
 TOPIC = "endurance"
 GROUP = "slow"
 PACE = 25_000
-"""Events a second, published."""
+"""The number of events published per second."""
 BATCH = 200
 SLOW = 0.7
-"""Of the publisher's pace, while the consumer is slow."""
+"""The pace of the slow consumer, as a fraction of the publisher's."""
 SLOW_UNTIL = 0.35
-"""Of all events."""
+"""The fraction of all events that the consumer handles slowly."""
 RETAINED = 0.25
 RETAINED_SHORT = 0.5
-"""Of all events."""
+"""The fraction of all events that retention covers."""
 REPORTS = 0.1
-"""Seconds between the consumer's words."""
+"""The interval between the consumer's reports, in seconds."""
 RETENTION_INTERVAL = 1.0
 TEXT = "x" * 200
 
@@ -95,7 +96,7 @@ class Sample:
 
 
 def memory() -> tuple[int, int]:
-    """This process's own memory and all that is resident of it, in bytes. Where the kernel does not tell them apart, the
+    """Return the private and the resident memory of this process in bytes; where the kernel does not distinguish them, the
     peak for both.
     """
     with contextlib.suppress(OSError):
@@ -111,7 +112,7 @@ def memory() -> tuple[int, int]:
 
 
 async def consume(path: str, total: int) -> None:
-    """Handle until told to stop by the end of stdin; one JSON line of counters for each turn, on stdout."""
+    """Handle events until stdin ends; write a JSON line of counters to stdout at each interval."""
     seen = bytearray((total + 7) // 8)
     handled = distinct = 0
     began = 0.0
@@ -182,7 +183,7 @@ class Run:
         async with EventBusFactory.create("sqlite", **options) as self.bus:
             longest = self._event(self.total)
             size = self.retained * (len(longest.data) + len(encode_header(longest)))
-            await self.bus.backend.create_topic(
+            await self.bus.door.create_topic(
                 TOPIC, TopicConfig(retention_records=self.retained, retention_bytes=size)
             )
             consumer = await asyncio.create_subprocess_exec(
@@ -251,7 +252,7 @@ class Run:
             await asyncio.sleep(0.05)
 
     async def _measure_lag(self) -> int:
-        self._lag = sum(info.lag for info in await self.bus.backend.groups() if info.group == GROUP)
+        self._lag = sum(info.lag for info in await self.bus.door.groups() if info.group == GROUP)
         return self._lag
 
     async def _sample(self) -> None:
@@ -287,7 +288,7 @@ class Run:
     async def stored_bytes(self) -> float:
         """Mean bytes of header and payload, as the topic counts them."""
         async with EventBusFactory.create("sqlite", path=str(self.path)) as bus:
-            deliveries = await bus.backend.read(TOPIC, StartAt.EARLIEST, 250)
+            deliveries = await bus.door.read(TOPIC, StartAt.EARLIEST, 250)
             sizes = [len(d.record.header) + len(d.record.payload) + len(d.record.key) for d in deliveries]
             # Beside them in a row: type, pillar, priority, time, slot, crc, rowid and SQLite's own lengths.
             return sum(sizes) / len(sizes) + 75

@@ -1,8 +1,8 @@
-"""Runs the benchmarks and writes their figures: a table to the terminal, JSON to ``bench-results/``.
+"""Run the benchmarks and write the results: a table to the terminal, JSON to ``bench-results/``.
 
 Usage: ``python core/benchmarks/run.py [--short] [--write] [NAME …]``; ``--write`` puts the tables into
-docs/performance.md. Every figure is a ratio to a floor measured in the same run
-wherever there is one. A target that is missed is shown as missed; it does not fail the run, since a busy machine would.
+docs/performance.md. Every result is shown with its floor from the same run, if there is one. A missed target is shown
+as missed and does not fail the run, since a busy machine misses targets too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MARKS = ("<!-- figures: written by nox -s bench -- --write -->", "<!-- end of fi
 
 
 def load(path: Path) -> Any:
-    """A benchmark module by path."""
+    """Import a benchmark module by its path."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -41,8 +41,10 @@ def load(path: Path) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="benchmarks to run, such as 'bus'; all by default")
-    parser.add_argument("--short", action="store_true", help="fewer rounds, to see that they still run")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
+    parser.add_argument(
+        "--short", action="store_true", help="fewer rounds, to check that the benchmarks still run"
+    )
+    parser.add_argument("--write", action="store_true", help="write the results to docs/performance.md")
     arguments = parser.parse_args()
     if arguments.short:
         os.environ["MESH_BENCH_SHORT"] = "1"
@@ -88,7 +90,7 @@ def main() -> None:
 
 
 def tables(figures: dict[str, Any], old: str) -> str:
-    """The figures as Markdown, a section for each benchmark; those that were not run stay as they are in ``old``."""
+    """Return the results as Markdown, a section for each benchmark; benchmarks that did not run keep their ``old`` section."""
     sections = {
         part.partition("\n")[0]: f"### {part.strip()}" for part in f"\n{old.strip()}".split("\n### ")[1:]
     }

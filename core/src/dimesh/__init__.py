@@ -1,40 +1,14 @@
 """dimesh, the Data/Integration MESH: event bus, schema registry, change data capture and lineage.
 
-Every public name is importable from here and loaded when it is first used, so that ``import dimesh`` stays cheap.
+Every public name is importable from here and is loaded when it is first used, so that ``import dimesh`` stays cheap.
+Type checkers read the names and their types from ``__init__.pyi``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from dimesh.bus.deadletter import DeadLetter as DeadLetter
-    from dimesh.bus.engine import EventBus as EventBus
-    from dimesh.bus.factory import EventBusFactory as EventBusFactory
-    from dimesh.bus.factory import InMemoryEventBus as InMemoryEventBus
-    from dimesh.bus.handler import EventHandler as EventHandler
-    from dimesh.bus.options import SubscriptionOptions as SubscriptionOptions
-    from dimesh.bus.receipt import Receipt as Receipt
-    from dimesh.bus.retry import RetryPolicy as RetryPolicy
-    from dimesh.cdc import CDCOperation as CDCOperation
-    from dimesh.cdc.connector import CDCConnector as CDCConnector
-    from dimesh.cdc.connector import SourceConnector as SourceConnector
-    from dimesh.cdc.events import CDCEvent as CDCEvent
-    from dimesh.cdc.events import CDCOffset as CDCOffset
-    from dimesh.cdc.manager import CDCManager as CDCManager
-    from dimesh.cdc.status import CDCConnectorStatus as CDCConnectorStatus
-    from dimesh.cdc.store import SqliteCDCStore as SqliteCDCStore
-    from dimesh.clock import ManualClock as ManualClock
-    from dimesh.errors import DimeshError as DimeshError
-    from dimesh.errors import RejectError as RejectError
-    from dimesh.events.event import Event as Event
-    from dimesh.events.metadata import EventMetadata as EventMetadata
-    from dimesh.events.topics import Topics as Topics
-    from dimesh.events.types import EventPriority as EventPriority
-    from dimesh.events.types import EventType as EventType
-    from dimesh.spi.bus import StartAt as StartAt
 
 _HOMES = {
     "CDCConnector": "dimesh.cdc",
@@ -44,8 +18,9 @@ _HOMES = {
     "CDCOffset": "dimesh.cdc",
     "CDCOperation": "dimesh.cdc",
     "CompatibilityMode": "dimesh.registry",
+    "CircuitBreaker": "dimesh.bus.retry",
     "DeadLetter": "dimesh.bus.deadletter",
-    "DimeshError": "dimesh.errors",
+    "DeadLetters": "dimesh.bus.redrive",
     "Event": "dimesh.events",
     "EventBus": "dimesh.bus.engine",
     "EventBusFactory": "dimesh.bus.factory",
@@ -53,6 +28,7 @@ _HOMES = {
     "EventMetadata": "dimesh.events",
     "EventPriority": "dimesh.events",
     "EventType": "dimesh.events",
+    "ForeignRecords": "dimesh.bus.foreign",
     "InMemoryEventBus": "dimesh.bus.factory",
     "LineageEdge": "dimesh.lineage",
     "LineageEdgeType": "dimesh.lineage",
@@ -61,27 +37,84 @@ _HOMES = {
     "LineageQuery": "dimesh.lineage",
     "LineageService": "dimesh.lineage",
     "LineageVisualizer": "dimesh.lineage",
+    "LoadedSettings": "dimesh.settings",
     "LocalSchemaRegistry": "dimesh.registry",
     "ManualClock": "dimesh.clock",
-    "Receipt": "dimesh.bus.receipt",
-    "RejectError": "dimesh.errors",
+    "Mesh": "dimesh.mesh",
+    "MeshSettings": "dimesh.settings",
+    "Receipt": "dimesh.spi.receipt",
     "RetryPolicy": "dimesh.bus.retry",
     "SchemaEvolutionHelper": "dimesh.registry",
     "SchemaFormat": "dimesh.registry",
     "SchemaRegistry": "dimesh.registry",
     "SchemaSubject": "dimesh.registry",
     "SchemaVersion": "dimesh.registry",
+    "Secret": "dimesh.secrets",
     "SourceConnector": "dimesh.cdc",
-    "SqliteCDCStore": "dimesh.cdc",
+    "SqliteCDCStore": "dimesh.backends.state.sqlite",
     "StartAt": "dimesh.spi.bus",
     "SubscriptionOptions": "dimesh.bus.options",
+    "SyncBus": "dimesh.bus.sync",
+    "SubscriptionState": "dimesh.bus.options",
     "Topics": "dimesh.events",
+    "current_event": "dimesh.bus.current",
+    "load_settings": "dimesh.settings",
     "validate_event": "dimesh.registry",
 }
+
+_ERRORS = (
+    "BackpressureError",
+    "BusClosedError",
+    "BusError",
+    "CDCError",
+    "CodecError",
+    "ConfigurationError",
+    "CredentialsError",
+    "DeadLetterNotFoundError",
+    "DimeshError",
+    "EventError",
+    "EventNotFoundError",
+    "FencedError",
+    "GroupNotFoundError",
+    "IncompatibleSchemaError",
+    "NotPermittedError",
+    "NotSoftDeletedError",
+    "ReferencedError",
+    "ReferenceNotFoundError",
+    "SchemaIdConflictError",
+    "SoftDeletedError",
+    "InvalidLineageError",
+    "InvalidSchemaError",
+    "LineageError",
+    "ListenError",
+    "NodeNotFoundError",
+    "NotOfferedError",
+    "PayloadError",
+    "PluginConflictError",
+    "PluginContractError",
+    "PluginError",
+    "PositionLostError",
+    "PublishError",
+    "RefusedError",
+    "RejectError",
+    "RequestTimeoutError",
+    "SchemaError",
+    "SchemaValidationError",
+    "SourceObjectError",
+    "SourcePositionLostError",
+    "SourceUnavailableError",
+    "StorageError",
+    "SubjectNotFoundError",
+    "TopicNotFoundError",
+    "UnstorableError",
+    "UnknownDriverError",
+    "VersionConflictError",
+)
 
 # Names that live in a distribution of their own.
 _PLUGIN_HOMES = {
     "ConfluentSchemaRegistry": ("dimesh_confluent", "confluent"),
+    "ControlPlaneAgent": ("dimesh_adk", "adk"),
     "KafkaEventBus": ("dimesh_kafka", "kafka"),
     "NetSuiteCDCConnector": ("dimesh_netsuite", "netsuite"),
     "PubSubEventBus": ("dimesh_pubsub", "pubsub"),
@@ -89,6 +122,8 @@ _PLUGIN_HOMES = {
     "StripeCDCConnector": ("dimesh_stripe", "stripe"),
     "ZendeskCDCConnector": ("dimesh_zendesk", "zendesk"),
 }
+
+_HOMES |= dict.fromkeys(_ERRORS, "dimesh.errors")
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

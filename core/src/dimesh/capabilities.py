@@ -1,4 +1,4 @@
-"""What a plugin can do, in words: a closed vocabulary with four levels of support.
+"""The capabilities of plugins: a closed vocabulary with four levels of support.
 
 A backend states its capabilities; the engines and the contract kit ask for them by name. A capability
 that is not stated counts as :attr:`Support.NOT_YET`.
@@ -12,11 +12,11 @@ from types import MappingProxyType
 
 
 class Support(Enum):
-    """How far a capability is there."""
+    """The level of support for a capability."""
 
     FULL = "full"
     PARTIAL = "partial"
-    """Only on some versions or configurations; the note says which."""
+    """Only on some versions or configurations; the note names them."""
     UNSUPPORTED = "unsupported by the vendor"
     NOT_YET = "not yet"
 
@@ -29,14 +29,14 @@ class Capability(Enum):
 
     # -- bus --
     DURABLE = "durable"
-    """What was acknowledged is readable after the process was killed."""
+    """Acknowledged records are readable after the process was killed."""
     POWER_SAFE = "power-safe"
-    """What was acknowledged is readable after the machine lost its power."""
+    """Acknowledged records are readable after the machine lost its power."""
     REPLAY = "replay"
     """Records that were handled can be read again, by position."""
     LOOK_BACK = "look-back"
-    """What a topic still holds can be read again, from the oldest on or from where a reading of it stood, and a new
-    group can begin there. Whoever offers REPLAY offers this too."""
+    """The records that a topic still holds can be read again, from the oldest or from the position of an earlier read, and
+    a new group can start there. A backend that offers REPLAY offers this too."""
     START_BY_TIME = "start-by-time"
     """A subscription can start at a point in time."""
     GROUPS = "groups"
@@ -46,33 +46,33 @@ class Capability(Enum):
     KEY_ORDER = "key-order"
     """Records of one ordering key are delivered in the order of their acknowledgement."""
     DURABLE_ATTEMPTS = "durable-attempts"
-    """The count of failed attempts belongs to the group: the next member goes on counting, and it survives
-    whatever DURABLE lets survive."""
+    """The count of failed attempts belongs to the group: the next member continues it, and it survives
+    whatever DURABLE survives."""
     DELAYED_DELIVERY = "delayed-delivery"
-    """A record can be held back until a point in time; the wait survives what DURABLE survives."""
+    """A record can be held back until a point in time; the delay survives whatever DURABLE survives."""
     FILTER_PUSHDOWN = "filter-pushdown"
-    """The backend leaves out records that a subscription's filter does not want."""
+    """The backend skips records that do not match a subscription's filter."""
     ATOMIC_STATE = "atomic-state"
     """Records and a caller's state are made durable in one transaction."""
     COUNTED_LAG = "counted-lag"
-    """How many records a group has not committed can be asked for."""
+    """The number of records that a group has not committed can be queried."""
     RETENTION = "retention"
     """Old records are removed by age, size or count, as configured per topic, to the record."""
     SEGMENT_RETENTION = "segment-retention"
     """Old records are removed by age or size, as configured per topic, in whole segments and whenever the broker gets
-    to it: what is named by the limits goes, something more may stay for a while."""
+    to it: records beyond the limits may stay for a while."""
     TOPIC_ADMIN = "topic-admin"
     """Topics can be listed, described, created and deleted."""
     AGE_RETENTION = "age-retention"
     """Old records are removed by age, as configured per topic, whenever the broker gets to it."""
     NATIVE_LEASE = "native-lease"
-    """A delivery is leased by the broker and comes back by itself when the lease lapses."""
+    """A delivery is leased by the broker and is delivered again when the lease lapses."""
     CONFIRMED_ACKS = "confirmed-acks"
-    """The broker confirms an acknowledgement, and what it confirmed never comes again; a lease that has lapsed cannot
+    """The broker confirms an acknowledgement, and a confirmed record is never delivered again; a lease that has lapsed cannot
     be acknowledged."""
     TRANSACTIONS = "transactions"
-    """What a member of a group produces, and its position, take effect together or not at all: consume, process and
-    produce, each event once."""
+    """The events that a member of a group produces, and its position, take effect together or not at all: consume, process
+    and produce, each event once."""
 
     # -- schema registry --
     DECIDES_COMPATIBILITY = "decides-compatibility"
@@ -80,11 +80,11 @@ class Capability(Enum):
     SOFT_DELETE = "soft-delete"
     """A deleted subject or version stays readable by id until it is deleted for good."""
     PERSISTENT = "persistent"
-    """What the store accepted is there after a restart."""
+    """Schemas that the store accepted are there after a restart."""
 
     # -- change data capture --
     SNAPSHOT = "snapshot"
-    """The current rows of an object can be read, resumable in the middle."""
+    """The current rows of an object can be read, and an interrupted read can be resumed."""
     STREAM = "stream"
     """Changes can be followed from a position."""
     DELETES = "deletes"
@@ -92,7 +92,7 @@ class Capability(Enum):
     BEFORE_IMAGE = "before-image"
     """Updates and deletes carry the row as it was."""
     DESCRIBED = "described"
-    """What fields the rows of an object have can be asked for, as a JSON Schema."""
+    """The source describes the fields of an object's rows, as a JSON Schema."""
     PUSH = "push"
     """Changes arrive without polling."""
 
@@ -109,8 +109,8 @@ class Capabilities(Mapping[Capability, Support]):
     def __init__(
         self, *full: Capability, notes: Mapping[Capability, str] | None = None, **levels: Support
     ) -> None:
-        """``Capabilities(Capability.DURABLE, replay=Support.PARTIAL)``: full ones by position, others by
-        their name in lower case with underscores.
+        """Create a table, as in ``Capabilities(Capability.DURABLE, replay=Support.PARTIAL)``: fully supported capabilities
+        by position, others by their name in lower case with underscores.
         """
         table = dict.fromkeys(full, Support.FULL)
         for name, support in levels.items():
@@ -122,7 +122,7 @@ class Capabilities(Mapping[Capability, Support]):
         return self._table.get(capability, Support.NOT_YET)
 
     def __contains__(self, capability: object) -> bool:
-        """Whether the capability is offered at all (fully or partly)."""
+        """Return whether the capability is offered at all (fully or partly)."""
         return isinstance(capability, Capability) and bool(self[capability])
 
     def __iter__(self) -> Iterator[Capability]:
@@ -135,5 +135,5 @@ class Capabilities(Mapping[Capability, Support]):
         return f"Capabilities({', '.join(f'{c.value}: {s.value}' for c, s in self._table.items())})"
 
     def note(self, capability: Capability) -> str:
-        """What the plugin says about a capability; empty where it says nothing."""
+        """Return the plugin's note about a capability; empty if there is none."""
         return self._notes.get(capability, "")

@@ -1,37 +1,38 @@
-"""Time as an argument: engines ask a :class:`Clock`, tests hand in one that they move by hand."""
+"""Time as an argument: engines use a :class:`Clock`, and tests pass one that they advance themselves."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from time import monotonic as _monotonic
 from time import time as _wall
 from typing import Final, Protocol, runtime_checkable
 
 CLOCK_LOOK: Final = 1.0
-"""Seconds after which who waits for a time of the wall clock looks at it again: it may have been set."""
+"""The interval, in seconds, at which a wait for a wall-clock time checks the clock again: it may have been set."""
 
 
 class Handle(Protocol):
-    """A timer that can be called off."""
+    """A timer that can be cancelled."""
 
     def cancel(self) -> None:
-        """Call the timer off; harmless after it fired."""
+        """Cancel the timer; does nothing after it has fired."""
         ...
 
 
 @runtime_checkable
 class Clock(Protocol):
-    """What engines and backends may ask of time. All figures are seconds."""
+    """The clock and the timers that engines and backends use. All values are in seconds."""
 
     def time(self) -> float:
-        """Wall clock, seconds since the Unix epoch. May jump."""
+        """Return the wall-clock time in seconds since the Unix epoch; it may jump."""
         ...
 
     def monotonic(self) -> float:
-        """Never goes back; for durations only."""
+        """Return a time that never goes back; for durations only."""
         ...
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Handle:
@@ -54,6 +55,20 @@ class SystemClock:
 
     async def sleep(self, delay: float) -> None:
         await asyncio.sleep(delay)
+
+
+@asynccontextmanager
+async def time_limit(clock: Clock, seconds: float) -> AsyncIterator[None]:
+    """Cancel the body after ``seconds`` of ``clock``, and raise TimeoutError in its place: :func:`asyncio.timeout` on
+    our clock.
+    """
+    async with asyncio.timeout(None) as limit:
+        past = asyncio.get_running_loop().time()
+        timer = clock.call_later(seconds, lambda: limit.reschedule(past))
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class ManualClock:
@@ -107,7 +122,7 @@ class ManualClock:
 
     @property
     def pending(self) -> int:
-        """How many timers wait."""
+        """The number of timers that have not fired."""
         return sum(1 for _, _, handle in self._timers if not handle.cancelled)
 
 
@@ -128,6 +143,6 @@ class _ManualHandle:
 
 
 async def _settle(rounds: int = 20) -> None:
-    """Give every callback and task that is ready its turn."""
+    """Let every callback and task that is ready run."""
     for _ in range(rounds):
         await asyncio.sleep(0)

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from dimesh.bus.counts import EventCounts
 from dimesh.bus.engine import EventBus
-from dimesh.bus.handler import EventHandler, Middleware, Next
-from dimesh.bus.options import SubscriptionOptions
-from dimesh.bus.retry import RetryPolicy
 from dimesh.capabilities import Capability
 from dimesh.clock import Clock, SystemClock
 from dimesh.errors import ConfigurationError
-from dimesh.events.event import Event
+from dimesh.handlers import import_object, prepare, subscribe_all
 from dimesh.plugins import PluginManager
-from dimesh.settings import DriverSection, HandlerSection, MeshSettings, SourceSection
-from dimesh.spi.bus import StartAt
-from dimesh.spi.cdc import WebhookSource
+from dimesh.settings import DriverSection, MeshSettings, SourceSection, check_references
+from dimesh.spi.cdc import CDCSource, WebhookSource
+from dimesh.spi.context import PluginContext
+from dimesh.spi.interceptor import HandleInterceptor, Interceptor, PublishInterceptor
+from dimesh.tasks import finish
 
 if TYPE_CHECKING:
+    from dimesh.backends.state.sqlite import SqliteCDCStore
     from dimesh.cdc import CDCConnector, CDCManager
-    from dimesh.cdc.store import SqliteCDCStore
+    from dimesh.cdc.reports import SourceReport
     from dimesh.lineage import LineageService
     from dimesh.registry import SchemaRegistry
 
 log = logging.getLogger("dimesh.mesh")
 
-# Where the embedded drivers put their files when the settings do not say.
+# The paths of the embedded drivers' files, for settings without a path.
 _DEFAULT_PATHS = {"sqlite": "{part}.db", "file": "{part}"}
 
 
@@ -41,12 +40,12 @@ class Mesh:
 
     Args:
         settings: from :func:`dimesh.settings.load_settings`.
-        manager: of the plugins; made from the settings by default.
-        clock: time.
+        manager: the plugin manager; by default a new one as the settings describe it.
+        clock: the clock of the mesh; by default the machine's.
 
     Raises:
         PluginError: a configured plugin cannot be used.
-        ConfigurationError: a driver's option, or a handler's path, cannot be.
+        ConfigurationError: a driver refuses an option, or an interceptor cannot be imported.
     """
 
     def __init__(
@@ -54,29 +53,49 @@ class Mesh:
     ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
-        self.plugins = manager or PluginManager(settings.plugins.allow, settings.plugins.block, self.clock)
-        self.plugins.load_observers()
+        self.context = PluginContext(settings.mesh.name, settings.mesh.data_dir, self.clock)
+        """The description of this mesh for plugins."""
+        self.plugins = manager or PluginManager(settings.plugins.allow, settings.plugins.block, self.context)
+        self.plugins.load_observers(settings.plugins.options)
         self._registry: SchemaRegistry | None = None
         self._lineage: LineageService | None = None
         self._cdc: CDCManager | None = None
         self._cdc_store: SqliteCDCStore | None = None
+        self.counts = EventCounts(self.plugins) if settings.http.listen is not None else None
+        """The counters for metrics; None where nobody can read them."""
+        self.webhook_sources: dict[str, WebhookSource] = {}
+        """The sources that are captured here and that webhooks wake, by name."""
         bus = settings.bus
         self.bus = EventBus(
-            self.plugins.bus_backend(bus.driver, self._options(bus, "mesh"), self.clock),
+            self.plugins.bus_backend(bus.driver, driver_options(self.settings, bus, "mesh"), self.context),
             clock=self.clock,
             consumer_group=bus.consumer_group,
             registry=self.registry if bus.validate_schemas else None,
-            observer=self.plugins,
+            interceptors=self._interceptors(),
+            observer=self.plugins if self.counts is None else self.counts,
+            principal=settings.mesh.principal,
             publish_timeout=bus.publish_timeout,
             drain_timeout=bus.drain_timeout,
+            create_topics=bus.create_topics,
         )
 
-    def _options(self, section: DriverSection, part: str) -> dict[str, Any]:
-        options = dict(section.options)
-        default = _DEFAULT_PATHS.get(section.driver)
-        if default is not None and "path" not in options:
-            options["path"] = str(Path(self.settings.mesh.data_dir) / default.format(part=part))
-        return options
+    def _interceptors(self) -> list[Interceptor]:
+        """Return the interceptors of the bus, the outermost first: those of the settings, of plugins, and lineage."""
+        named: list[Interceptor] = []
+        for path in self.settings.mesh.interceptors:
+            target = import_object(path, "interceptor")
+            if isinstance(target, type) or not isinstance(target, (PublishInterceptor, HandleInterceptor)):
+                raise ConfigurationError(
+                    f"interceptor {path!r} is {'a class' if isinstance(target, type) else 'an object'} without a "
+                    "method publish or handle: name an instance that has one or both"
+                )
+            named.append(target)
+        named += self.plugins.interceptors(self.context)
+        if self.settings.lineage.enabled:
+            from dimesh.lineage.interceptor import LineageInterceptor
+
+            named.append(LineageInterceptor(lambda: self.lineage))
+        return named
 
     @property
     def registry(self) -> SchemaRegistry:
@@ -86,9 +105,11 @@ class Mesh:
 
             section = self.settings.registry
             store = self.plugins.registry_store(
-                section.driver, self._options(section, "registry"), self.clock
+                section.driver, driver_options(self.settings, section, "registry"), self.context
             )
-            self._registry = SchemaRegistry(store, on_registered=self.plugins.schema_registered)
+            self._registry = SchemaRegistry(
+                store, languages=self.plugins.schema_language, on_registered=self.plugins.schema_registered
+            )
         return self._registry
 
     @property
@@ -98,11 +119,17 @@ class Mesh:
             from dimesh.lineage import LineageService
 
             section = self.settings.lineage
-            sink = self.plugins.lineage_sink(section.driver, self._options(section, "lineage"), self.clock)
+            sink = self.plugins.lineage_sink(
+                section.driver, driver_options(self.settings, section, "lineage"), self.context
+            )
             self._lineage = LineageService(
                 sinks=[sink], clock=self.clock, on_recorded=self.plugins.lineage_recorded
             )
         return self._lineage
+
+    def lineage_counts(self) -> dict[str, int] | None:
+        """Return :meth:`LineageService.counts`; None where the service was not used."""
+        return self._lineage.counts() if self._lineage is not None else None
 
     @property
     def cdc(self) -> CDCManager:
@@ -113,11 +140,15 @@ class Mesh:
             self._cdc = CDCManager(self.bus)
         return self._cdc
 
+    def source_reports(self) -> dict[str, SourceReport]:
+        """Return the state of each source that was started, by name."""
+        return self._cdc.reports() if self._cdc is not None else {}
+
     @property
     def cdc_store(self) -> SqliteCDCStore:
-        """Where capture keeps positions and rows; opens at first use."""
+        """The store of capture's positions and rows; opens at first use."""
         if self._cdc_store is None:
-            from dimesh.cdc.store import SqliteCDCStore
+            from dimesh.backends.state.sqlite import SqliteCDCStore
 
             self._cdc_store = SqliteCDCStore(self.settings.cdc.state, self.settings.cdc.last_state)
         return self._cdc_store
@@ -127,18 +158,26 @@ class Mesh:
     async def open(self) -> Self:
         """Connect the bus. The other parts connect at first use."""
         await self.bus.open()
+        try:
+            self.plugins.start(self.context)
+        except BaseException:
+            await self.bus.close()
+            raise
         return self
 
     async def close(self) -> None:
-        """Sources first, then the handlers, then what they write to."""
+        """Close the sources first, then the handlers, then the services that they write to. Each step has a bound, and the log
+        names what exceeds it; see :meth:`EventBus.close`.
+        """
         async with AsyncExitStack() as stack:
+            stack.callback(self.plugins.stop)
             if self._registry is not None:
-                stack.push_async_callback(self._registry.close)
+                stack.push_async_callback(_closed, self._registry.close, "the registry")
             if self._lineage is not None:
                 stack.push_async_callback(self._lineage.close)
             stack.push_async_callback(self.bus.close)
             if self._cdc_store is not None:
-                stack.push_async_callback(self._cdc_store.close)
+                stack.push_async_callback(_closed, self._cdc_store.close, "the store of capture")
             if self._cdc is not None:
                 stack.push_async_callback(self._cdc.stop_all)
 
@@ -153,50 +192,82 @@ class Mesh:
     # -- running ---------------------------------------------------------------------------------
 
     async def start(self) -> list[str]:
-        """Subscribe the handlers and start the sources of the settings; returns what was started, for people.
+        """Subscribe the handlers and start the sources of the settings; return a line about each for the log.
 
         Raises:
             ConfigurationError: a handler cannot be imported, or there is nothing to run.
         """
         settings = self.settings
-        if not settings.handlers and not settings.sources:
+        if not settings.handlers and not settings.sources and not settings.registry.serve.mount:
             raise ConfigurationError(
-                "nothing to run: the settings name no [[handlers]] and no [[sources]]; see 'Run a mesh from a file' in "
+                "nothing to run: the settings have no [[handlers]] and no [[sources]]; see 'Run a mesh from a file' in "
                 "the documentation"
             )
-        # All handlers first: a source's first events should find them.
-        handlers = [(section, import_handler(section.call)) for section in settings.handlers]
+        # All handlers first: they should receive the first events of the sources.
+        handlers = prepare(settings.handlers)
+        lineage = self.lineage if settings.lineage.enabled and handlers else None
         await self.open()
-        middleware = [self._record_lineage] if settings.lineage.enabled else []
-        started = []
-        for section, function in handlers:
-            started.append(await self._subscribe(section, function, middleware))
-        wakers: dict[str, WebhookSource] = {}
-        for source in settings.sources:
-            connector = self.connector(source)
-            # One source that is down must not keep the mesh from its work.
-            await connector.start(source.objects, keep_trying=True)
-            driver = connector.source
-            if isinstance(driver, WebhookSource):
-                wakers[source.name] = driver
-            started.append(
-                f"source {source.name}: {', '.join(source.objects)} to cdc.{connector.source_system}"
-            )
-        if wakers:
-            from dimesh.cdc.hints import listen
-
-            await listen(self.bus, wakers)
+        if lineage is not None:
+            lineage.open_in_background()  # now, so that an operator sees at once if it cannot be written
+        started = await subscribe_all(self.bus, handlers)
+        started += await self.capture([(source, source.objects) for source in settings.sources])
         return started
 
-    def connector(self, source: SourceSection) -> CDCConnector:
-        """The connector of a source of the settings, not started; the manager knows it.
+    async def capture(self, sources: Sequence[tuple[SourceSection, Sequence[str]]]) -> list[str]:
+        """Start capturing objects of sources, and let webhooks wake them; return a line about each source for the log. The mesh
+        must be open, and stops the capture when it is closed.
 
         Raises:
-            PluginError, ConfigurationError
+            PluginError: a driver cannot be used.
+            ConfigurationError: a driver refuses an option.
+        """
+        # At the same time: one that is down, which takes seconds to find out, must not delay the others.
+        connectors = [(source, objects, self.connector(source)) for source, objects in sources]
+        # One source that is down must not prevent the rest of the mesh from running, either.
+        outcomes = await asyncio.gather(
+            *(connector.start(objects, keep_trying=True) for _, objects, connector in connectors),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        started = []
+        for source, objects, connector in connectors:
+            driver = connector.source
+            if isinstance(driver, WebhookSource):
+                self.webhook_sources[source.name] = driver
+            started.append(f"source {source.name}: {', '.join(objects)} to {connector.topic}")
+        if self.webhook_sources:
+            from dimesh.cdc.webhooks import listen
+
+            await listen(self.bus, self.webhook_sources)
+        return started
+
+    def source(self, section: SourceSection) -> CDCSource:
+        """Return a new change source as the settings describe it, not opened.
+
+        Raises:
+            PluginError: the driver cannot be used.
+            ConfigurationError: the driver refuses an option, or an option refers to a variable that is not set.
+        """
+        check_references(section.options)
+        return self.plugins.cdc_source(
+            section.driver,
+            section.options,
+            self.context,
+            subject=f"source {section.name!r} ({section.driver})",
+        )
+
+    def connector(self, source: SourceSection) -> CDCConnector:
+        """Create the connector of a source of the settings, not started, and register it with :attr:`cdc`.
+
+        Raises:
+            PluginError: the driver cannot be used.
+            ConfigurationError: the driver refuses an option.
         """
         from dimesh.cdc import SourceConnector
 
-        driver = self.plugins.cdc_source(source.driver, source.options, self.clock)
+        driver = self.source(source)
         connector = SourceConnector(
             source.name,
             driver,
@@ -208,42 +279,12 @@ class Mesh:
             registry=self.registry if Capability.DESCRIBED in driver.capabilities else None,
             repair=source.repair,
             repair_pause=source.repair_pause,
+            topic=source.topic,
+            status_events=source.status_events,
+            verify=source.verify,
         )
         self.cdc.register_connector(connector)
         return connector
-
-    async def _subscribe(
-        self, section: HandlerSection, function: Callable[..., Any], middleware: Sequence[Middleware]
-    ) -> str:
-        handler = EventHandler(
-            function,
-            section.event_types or None,
-            section.pillars or None,
-            section.priorities or None,
-            batch_size=section.batch_size,
-            name=section.call,
-        )
-        group = section.group or section.call
-        await self.bus.subscribe(
-            section.topic,
-            handler,
-            group=group,
-            start=StartAt(section.start),
-            produce_to=section.produce_to,
-            options=SubscriptionOptions(
-                concurrency=section.concurrency,
-                max_in_flight=section.max_in_flight,
-                retry=RetryPolicy(attempts=section.attempts),
-                handler_timeout=section.timeout,
-            ),
-            middleware=middleware if section.batch_size is None else (),
-        )
-        return f"handler {section.call}: {section.topic} as group {group}"
-
-    async def _record_lineage(self, event: Event, call_next: Next) -> Any:
-        result = await call_next(event)
-        self.lineage.track_event_nowait(event)
-        return result
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start everything, wait until ``stop`` is set, drain and close."""
@@ -255,30 +296,24 @@ class Mesh:
             await self.close()
 
 
-def import_handler(path: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` names.
+def driver_options(settings: MeshSettings, section: DriverSection, part: str) -> dict[str, Any]:
+    """Return the options of a driver, with the path of an embedded driver's file.
+
+    Args:
+        settings: the settings of the mesh.
+        section: the driver.
+        part: the name of the file without its ending: ``mesh``, ``registry`` or ``lineage``.
 
     Raises:
-        ConfigurationError: no such module or function; says which.
+        ConfigurationError: an option refers to an environment variable that is not set.
     """
-    module_name, colon, attribute = path.partition(":")
-    if not colon or not module_name or not attribute:
-        raise ConfigurationError(f"handler {path[:200]!r} is not of the form package.module:function")
-    try:
-        target: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"handler {path!r}: there is no module {error.name!r} (looked in the working folder, too)"
-        ) from error
-    except Exception as error:
-        raise ConfigurationError(
-            f"handler {path!r}: importing {module_name} failed: {type(error).__name__}: {error}"
-        ) from error
-    for part in attribute.split("."):
-        try:
-            target = getattr(target, part)
-        except AttributeError:
-            raise ConfigurationError(f"handler {path!r}: {module_name} has no {attribute!r}") from None
-    if not callable(target):
-        raise ConfigurationError(f"handler {path!r} is {type(target).__name__}, not a function")
-    return target  # type: ignore[no-any-return]
+    check_references(section.options)
+    options = dict(section.options)
+    default = _DEFAULT_PATHS.get(section.driver)
+    if default is not None and "path" not in options:
+        options["path"] = str(settings.mesh.data_dir / default.format(part=part))
+    return options
+
+
+async def _closed(close: Callable[[], Awaitable[None]], name: str) -> None:
+    await finish(close(), f"closing {name}")

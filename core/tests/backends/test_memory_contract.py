@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from dimesh.backends.memory import MemoryBackend, MemoryOptions
+from dimesh.backends.bus.memory import MemoryBackend, MemoryOptions
 from dimesh.capabilities import Capability
 from dimesh.clock import SystemClock
 from dimesh_contracts.bus import BusBackendContract, NewBackend
@@ -26,6 +26,7 @@ class TestMemory(BusBackendContract):
             Capability.START_BY_TIME,
         }
     )
+    lease = 0.1
     options: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture
@@ -37,5 +38,6 @@ class TestMemory(BusBackendContract):
         return lambda: MemoryBackend(MemoryOptions(capacity=100, **self.options), SystemClock())
 
 
+@pytest.mark.slow
 class TestMemoryWithPartitions(TestMemory):
     options: ClassVar[dict[str, Any]] = {"partitions": 5}

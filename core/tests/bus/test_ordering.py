@@ -65,9 +65,9 @@ def test_events_of_one_key_are_handled_in_order(
 
 
 @given(st.lists(st.integers(0, 50), unique=True, max_size=30).map(sorted), st.randoms(use_true_random=False))
-def test_the_watermark_never_passes_an_open_record(offsets: list[int], rng: random.Random) -> None:
+def test_the_watermark_never_passes_a_pending_record(offsets: list[int], rng: random.Random) -> None:
     part = PartitionProgress(0, 0, 0)
-    part.open.update(offsets)
+    part.pending.update(offsets)
     part.next_offset = (offsets[-1] + 1) if offsets else 7
     left = list(offsets)
     last = -1
@@ -78,5 +78,5 @@ def test_the_watermark_never_passes_an_open_record(offsets: list[int], rng: rand
         last = mark
         done = rng.choice(left)
         left.remove(done)
-        part.open.discard(done)
+        part.pending.discard(done)
     assert part.watermark() == part.next_offset

@@ -263,7 +263,7 @@ async def test_text_that_cannot_be_written_is_refused_and_the_bus_goes_on(bus: E
     with pytest.raises(EventError, match="pillar"):
         EventHandler(Recorder(), pillars=["\ud800"])
     with pytest.raises(TopicNotFoundError):
-        await bus.backend.read("\ud800", StartAt.EARLIEST, 1)
+        await bus.door.read("\ud800", StartAt.EARLIEST, 1)
     async with asyncio.timeout(10):
         assert await bus.publish("t", event())
 
@@ -271,11 +271,11 @@ async def test_text_that_cannot_be_written_is_refused_and_the_bus_goes_on(bus: E
 async def test_a_group_cannot_be_put_beyond_the_end(bus: EventBus) -> None:
     await bus.publish("t", event(1))
     for offset in (5, 2**62, 2**70):
-        moved = await bus.backend.seek_group("t", "g", dict.fromkeys(range(4), offset))
+        moved = await bus.door.seek_group("t", "g", dict.fromkeys(range(4), offset))
         assert max(moved.values()) <= 1
-    assert min((await bus.backend.seek_group("t", "g", {0: -(2**70)})).values()) == 0
+    assert min((await bus.door.seek_group("t", "g", {0: -(2**70)})).values()) == 0
     got = Recorder()
-    await bus.backend.seek_group("t", "g", dict.fromkeys(range(4), 2**70))
+    await bus.door.seek_group("t", "g", dict.fromkeys(range(4), 2**70))
     await bus.subscribe("t", got, group="g")
     await bus.publish("t", event(2))
     await eventually(lambda: got.numbers == [2])  # what comes next is not passed over
@@ -318,7 +318,7 @@ async def test_alone_is_alone_whatever_the_bus_says(make_bus: Callable[..., Even
 
     await bus.subscribe("questions", answer, "server")
     await bus.request("questions", event(1))
-    assert {(g.topic, g.group) for g in await bus.backend.groups()} == {
+    assert {(g.topic, g.group) for g in await bus.door.groups()} == {
         ("t", "team"),
         ("questions", "server"),
     }
@@ -351,8 +351,21 @@ async def test_what_is_done_while_a_commit_is_on_its_way_is_committed_too(bus: E
     await bus.publish("t", event(1), key="b")
 
     async def committed() -> bool:
-        return sum(g.lag or 0 for g in await bus.backend.groups()) == 0
+        return sum(g.lag or 0 for g in await bus.door.groups()) == 0
 
     async with asyncio.timeout(10):
         while not await committed():
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("start", ["earliest", None, 0, {"0": 1}, {0: 1.5}, {True: 1}, datetime(2026, 1, 1)])  # noqa: DTZ001
+async def test_what_is_no_place_to_start_is_refused(bus: EventBus, start: object) -> None:
+    for topics in ("t", ["t", "u"]):
+        with pytest.raises(ConfigurationError, match="start"):
+            await bus.subscribe(topics, lambda e: None, "g", start=start)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="start"):
+        await bus.door.seek_group("t", "g", start)  # type: ignore[arg-type]
+    got = Recorder()
+    await bus.subscribe("t", got, "g")  # nothing is left of what was refused, and the bus goes on
+    await bus.publish("t", event(1))
+    await eventually(lambda: got.numbers == [1])

@@ -18,11 +18,11 @@ async def any_bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 async def published(bus: EventBus, count: int, topic: str = "cdc.crm", *types: str) -> list[Event]:
-    """The events of a topic, when there are as many (of these types)."""
+    """Wait until a topic has that many events (of these types) and return them."""
     async with asyncio.timeout(10):
         while True:
             try:
-                page = [d.record.event for d in await bus.backend.read(topic, StartAt.EARLIEST, 10_000)]
+                page = [d.record.event for d in await bus.door.read(topic, StartAt.EARLIEST, 10_000)]
             except LookupError:
                 page = []
             found = [e for e in page if not types or e.event_type.value in types]
@@ -32,15 +32,21 @@ async def published(bus: EventBus, count: int, topic: str = "cdc.crm", *types: s
 
 
 async def eventually(true: Callable[[], Any], timeout: float = 10.0) -> None:
-    """Return when it is so."""
+    """Wait until a condition is true."""
     async with asyncio.timeout(timeout):
         while not true():
             await asyncio.sleep(0.005)
 
 
 async def streaming(connector: CDCConnector, *objects: str) -> None:
-    """Return when the snapshots are over."""
+    """Wait until the snapshots are over."""
     wanted = objects or ("contact",)
     await eventually(
         lambda: {connector.get_status()["objects"][name]["phase"] for name in wanted} == {"stream"}
     )
+
+
+@pytest.fixture
+def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a connector store reports for other processes every few minutes only: days of a simulation have many seconds."""
+    monkeypatch.setattr("dimesh.cdc.store_link.STORE_INTERVAL", 300.0)

@@ -1,8 +1,9 @@
-"""A source that yields what a test tells it to."""
+"""A source that yields what a test adds to it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,13 +13,14 @@ from dimesh.errors import SourcePositionLostError
 from dimesh.spi.cdc import Change, ChangeBatch, CheckResult, Gap, Operation
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
-"""Later than any test runs, so that a change is later than the snapshot unless a test says otherwise."""
+"""A time after every test run, so that a change is later than the snapshot unless a test sets another time."""
 
 
 class ScriptedSource:
-    """Rows for the snapshot, and a log of batches for the stream; a position is a place in the log."""
+    """Rows for the snapshot, and a log of batches for the stream; a position is an index of the log."""
 
     system = "crm"
+    read_lag = 0.0
 
     def __init__(self, rows: Sequence[Change] = (), **levels: Any) -> None:
         self.capabilities = Capabilities(Capability.SNAPSHOT, Capability.STREAM, **levels)
@@ -33,7 +35,7 @@ class ScriptedSource:
         self._more = asyncio.Condition()
 
     async def say(self, *items: Change | Gap) -> None:
-        """The next batch of the stream."""
+        """Add a batch to the stream."""
         async with self._more:
             self.log.append(list(items))
             self._more.notify_all()
@@ -68,6 +70,10 @@ class ScriptedSource:
             at += 1
             yield ChangeBatch(self.log[at - 1], str(at).encode())
 
+    async def read_rows(self, object: str, keys: Sequence[Mapping[str, Any]]) -> Sequence[Change | None]:
+        rows = {json.dumps(row.primary_key): row for row in self.rows}
+        return [rows.get(json.dumps(key)) or change("gone", Operation.DELETE, key["id"]) for key in keys]
+
     async def acknowledge(self, object: str, position: bytes) -> None:
         self.acknowledged.append(position)
 
@@ -79,7 +85,7 @@ def change(
     after: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Change:
-    """A change that says no more than it must."""
+    """Return a change with few fields."""
     return Change(
         identity=identity,
         operation=operation,
@@ -93,7 +99,7 @@ def change(
 
 
 def row(key: Any, timestamp: datetime | None = None, **values: Any) -> Change:
-    """A row of the snapshot."""
+    """Return a row of the snapshot."""
     return change(
         f"row-{key}-{values}",
         Operation.SNAPSHOT,

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from dimesh import EventBusFactory
-from dimesh.backends.outbox import watch
+from dimesh.backends.cdc.outbox import watch
+from dimesh.bus.retry import RetryPolicy
 from dimesh.cdc import SourceConnector
 from dimesh.cdc import connector as connector_module
-from dimesh.errors import ConfigurationError, CredentialsError, SourceUnavailableError
+from dimesh.cdc import runner as runner_module
+from dimesh.errors import ConfigurationError, CredentialsError, SourceObjectError, SourceUnavailableError
 from dimesh.mesh import Mesh
 from dimesh.settings import load_settings
+from dimesh.spi.cdc import ChangeBatch
 
 from .conftest import eventually, published, streaming
-from .scripted import ScriptedSource, row
+from .scripted import ScriptedSource, change, row
 
 
 def application(path: Path) -> None:
@@ -50,9 +54,10 @@ async def test_a_mesh_starts_although_a_source_is_down(
         assert len(started) == 2
         (event,) = await published(mesh.bus, 1, "cdc.outbox")
         assert event.payload["after"]["item"] == "tea"
+        # Between two attempts: during one it is connecting.
+        await eventually(lambda: mesh.cdc.get_status()["down"]["status"] == "error")
         status = mesh.cdc.get_status()
-        assert status["down"]["status"] == "error"
-        assert "has the application made it yet" in status["down"]["last_error"]
+        assert "start the application that creates it" in status["down"]["last_error"]
         assert status["good"]["status"] in ("connected", "syncing")
         application(tmp_path / "made.db")
         (tmp_path / "made.db").rename(tmp_path / "down.db")  # whole, from its first moment
@@ -72,7 +77,7 @@ class Failing(ScriptedSource):
             raise self.errors.pop(0)
 
 
-async def test_what_keeps_a_source_from_connecting_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_connections_are_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connector_module, "CREDENTIALS_WAIT", 0.01)
     source = Failing(SourceUnavailableError("away"), CredentialsError("no"), RuntimeError("a bug"))
     async with EventBusFactory.create("memory", history=100) as bus:
@@ -85,7 +90,7 @@ async def test_what_keeps_a_source_from_connecting_is_tried_again(monkeypatch: p
         await connector.disconnect()
 
 
-async def test_without_being_told_to_it_is_not_tried_again() -> None:
+async def test_failed_connections_are_not_retried_without_keep_trying() -> None:
     async with EventBusFactory.create("memory") as bus:
         for error in (SourceUnavailableError("away"), RuntimeError("a bug")):
             with pytest.raises(type(error)):
@@ -96,7 +101,7 @@ async def test_without_being_told_to_it_is_not_tried_again() -> None:
             )
 
 
-async def test_settings_that_turn_out_wrong_end_it() -> None:
+async def test_wrong_settings_end_the_retries() -> None:
     class Wrong(ScriptedSource):
         async def position(self, object: str) -> bytes:
             raise ConfigurationError("instance_url is of another org")
@@ -109,3 +114,65 @@ async def test_settings_that_turn_out_wrong_end_it() -> None:
         (task,) = connector._tasks.values()
         await asyncio.wait_for(task, 5)
         await connector.disconnect()
+
+
+class Refusing(ScriptedSource):
+    """Refuses the object a few times, in the middle of its stream."""
+
+    refusals = 0
+    refused = 0
+
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        async for batch in super().stream(object, position):
+            if self.refusals:
+                self.refusals -= 1
+                self.refused += 1
+                raise SourceObjectError("HTTP 403: the permission was withdrawn")
+            yield batch
+
+
+async def test_a_refused_object_is_tried_again_and_every_phase_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runner_module, "REFUSED", RetryPolicy(base=0.02, maximum=0.05))
+    caplog.set_level("INFO", "dimesh.cdc")
+    source = Refusing([row(1, name="Ada")])
+    async with EventBusFactory.create("memory", history=100) as bus:
+        connector = SourceConnector("crm", source, bus)
+        await connector.start(["contact"])
+        await streaming(connector)
+        source.refusals = 6  # more often than an unexpected error may occur
+        await source.say(change("changed", key=1, after={"id": 1, "name": "Grace"}))
+        await eventually(lambda: connector.get_status()["objects"]["contact"]["phase"] == "failed")
+        assert "withdrawn" in connector.get_status()["objects"]["contact"]["error"]
+        (_, event) = await published(bus, 2, "cdc.crm")
+        assert event.payload["after"]["name"] == "Grace"
+        assert source.refused == 6
+        await streaming(connector)
+        await connector.disconnect()
+    told = [record.getMessage() for record in caplog.records]
+    about = "source crm, object contact"
+    assert [t for t in told if "cannot be captured" in t] == [
+        f"{about} cannot be captured: SourceObjectError: HTTP 403: the permission was withdrawn"
+    ]
+    phases = [t.rpartition(": ")[2] for t in told if t.startswith(f"{about}: ")]
+    assert phases[:4] == ["snapshot", "stream", "failed", "stream"]
+    assert phases[-1] == "stopped"
+
+
+async def test_a_change_without_a_key_is_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    source = ScriptedSource([row(1, name="Ada")])
+    async with EventBusFactory.create("memory", history=100) as bus:
+        connector = SourceConnector("crm", source, bus)
+        await connector.start(["contact"])
+        await streaming(connector)
+        upcoming = change("upcoming", key=None, after={"name": "nobody"})
+        await source.say(upcoming, change("real", key=1, after={"id": 1, "name": "Grace"}))
+        await source.say(upcoming)
+        await source.say(change("last", key=1, after={"id": 1, "name": "Hopper"}))
+        events = await published(bus, 3, "cdc.crm")
+        assert [event.payload["after"]["name"] for event in events] == ["Ada", "Grace", "Hopper"]
+        assert connector.get_status()["objects"]["contact"]["skipped"] == 2
+        assert connector.report().objects["contact"].skipped == 2
+        await connector.disconnect()
+    assert caplog.text.count("a change without a key was skipped") == 1

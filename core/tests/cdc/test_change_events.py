@@ -5,16 +5,19 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from dimesh import CDCEvent, CDCOperation, Event, EventBus
 from dimesh.cdc import SourceConnector
 from dimesh.cdc.events import NAMESPACE
+from dimesh.errors import ConfigurationError
 from dimesh.spi.cdc import Before, Gap, Operation
 
 from .conftest import eventually, published, streaming
 from .scripted import ScriptedSource, change, row
 
 
-async def test_everything_the_source_says_is_in_the_event(any_bus: EventBus) -> None:
+async def test_the_event_has_everything_that_the_source_reports(any_bus: EventBus) -> None:
     now = datetime.now(UTC)
     source = ScriptedSource([row(1, name="Ada")])
     connector = SourceConnector("crm", source, any_bus, "Growth Engine")
@@ -40,7 +43,8 @@ async def test_everything_the_source_says_is_in_the_event(any_bus: EventBus) -> 
     update = (await published(any_bus, 2))[1]
     await connector.disconnect()
     said = update.payload
-    assert list(said)[:5] == ["operation", "source_system", "object", "primary_key", "before"]
+    assert list(said)[:5] == ["operation", "source_system", "connector_id", "object", "primary_key"]
+    assert (said["connector_id"], update.metadata.tags["connector_id"]) == ("crm", "crm")
     assert {
         name: said[name]
         for name in (
@@ -73,7 +77,7 @@ async def test_everything_the_source_says_is_in_the_event(any_bus: EventBus) -> 
     assert "own_write" not in snapshot.metadata.tags
 
 
-async def test_clocks_that_differ_give_no_lag_below_nothing(any_bus: EventBus) -> None:
+async def test_different_clocks_never_cause_a_negative_lag(any_bus: EventBus) -> None:
     source = ScriptedSource()
     connector = SourceConnector("crm", source, any_bus)
     await connector.start(["contact"])
@@ -85,18 +89,21 @@ async def test_clocks_that_differ_give_no_lag_below_nothing(any_bus: EventBus) -
     await connector.disconnect()
 
 
-def test_a_before_without_an_origin_is_the_sources_own() -> None:
+def test_a_before_without_an_origin_is_native() -> None:
     stated = change("u", after={"id": 1}, before={"id": 1})
-    assert CDCEvent.of(stated, "crm").to_event("P").payload["before_from"] == "native"
-    assert CDCEvent.of(change("u", after={"id": 1}), "crm").to_event("P").payload["before_from"] == "none"
+    assert CDCEvent.from_change(stated, "crm").to_event("P").payload["before_from"] == "native"
+    assert (
+        CDCEvent.from_change(change("u", after={"id": 1}), "crm").to_event("P").payload["before_from"]
+        == "none"
+    )
 
 
-def test_a_row_that_a_repair_found_deleted_was_found_by_reading() -> None:
+def test_a_delete_found_by_a_repair_is_marked_as_snapshot() -> None:
     found = change("repair-1", Operation.DELETE, metadata={"found_by": "repair"})
-    assert CDCEvent.of(found, "crm").to_event("P").payload["snapshot"] is True
+    assert CDCEvent.from_change(found, "crm").to_event("P").payload["snapshot"] is True
 
 
-def test_an_event_made_by_hand_still_needs_no_more_than_it_did() -> None:
+def test_an_event_can_be_created_with_few_arguments() -> None:
     event = CDCEvent(CDCOperation.INSERT, "crm", "contact", {"id": 1}, after={"id": 1}).to_event("P")
     assert event.payload["lag"] == {"source": None, "ours": None}
     assert event.metadata.tags == {
@@ -106,13 +113,13 @@ def test_an_event_made_by_hand_still_needs_no_more_than_it_did() -> None:
     }
 
 
-def test_ids_are_uuids_of_version_5_as_everybody_makes_them() -> None:
+def test_ids_are_standard_uuids_of_version_5() -> None:
     event = CDCEvent(CDCOperation.INSERT, "crm", "contact", {"id": 1}, identity="é")
     assert event.event_id == str(uuid.uuid5(NAMESPACE, "crm|contact|insert|é"))
 
 
-async def test_a_row_that_is_as_it_was_before_is_told_again(any_bus: EventBus) -> None:
-    """Consumers leave out repeats by the event id: after a gap, or a reset, a row that is back to what it was once is none."""
+async def test_a_row_that_returned_to_an_old_state_gets_a_new_event_id(any_bus: EventBus) -> None:
+    """Consumers drop repeated event ids: after a gap or a reset, a row that is back in an old state is not a repetition."""
     rows: dict[int, str] = {}
 
     async def mirror(event: Event) -> None:
@@ -142,3 +149,48 @@ async def test_a_row_that_is_as_it_was_before_is_told_again(any_bus: EventBus) -
     await connector.start(["contact"])
     await eventually(lambda: rows == {1: "Ada"})
     await connector.disconnect()
+
+
+async def test_two_accounts_with_the_same_rows(any_bus: EventBus) -> None:
+    """Ids are chosen by users, or counted: two connectors on one topic neither suppress each other's changes nor share a key."""
+    got: list[tuple[str, str]] = []
+
+    async def note(event: Event) -> None:
+        payload = event.payload
+        got.append((payload["connector_id"], payload["after"]["name"]))
+
+    await any_bus.subscribe("cdc.crm", note, "noted")
+    connectors = []
+    for name in ("first", "second"):
+        source = ScriptedSource([row(1, name="Ada")])  # of the same identity in both
+        connectors.append(SourceConnector(name, source, any_bus))
+        await connectors[-1].start(["contact"])
+        await streaming(connectors[-1])
+        await source.say(change("u1", after={"id": 1, "name": "Eve"}))
+    wanted = {(name, person) for name in ("first", "second") for person in ("Ada", "Eve")}
+    await eventually(lambda: set(got) == wanted)
+    assert len(got) == 4
+    keys = {
+        CDCEvent.from_change(row(1), "crm", connector_id=name).ordering_key for name in ("first", "second")
+    }
+    assert keys == {'first:contact:{"id": 1}', 'second:contact:{"id": 1}'}
+    for connector in connectors:
+        await connector.stop()
+
+
+async def test_a_connector_with_a_topic_of_its_own(any_bus: EventBus) -> None:
+    source = ScriptedSource([row(1, name="Ada")])
+    connector = SourceConnector("eu", source, any_bus, topic="billing.eu")
+    await connector.start(["contact"])
+    await streaming(connector)
+    await source.say(Gap("contact", "too much"), change("u1", after={"id": 1, "name": "Eve"}))
+    events = await published(any_bus, 5, "billing.eu")
+    assert {event.event_type.value for event in events} == {
+        "cdc.snapshot", "cdc.gap", "cdc.update", "cdc.repaired",
+    }  # fmt: skip
+    assert "cdc.crm" not in await any_bus.door.topics()
+    await connector.stop()
+    await connector.resnapshot("contact")
+    for name in ("dimesh.x", "a b", ""):
+        with pytest.raises(ConfigurationError, match=r"^topic: "):
+            SourceConnector("eu", source, any_bus, topic=name)

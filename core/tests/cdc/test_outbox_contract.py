@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dimesh.backends.outbox import OutboxOptions, OutboxSource, watch
+from dimesh.backends.cdc.outbox import OutboxOptions, OutboxSource, watch
 from dimesh.capabilities import Capability
 from dimesh.clock import SystemClock
 from dimesh.spi.cdc import Change

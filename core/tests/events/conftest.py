@@ -1,17 +1,14 @@
-"""How hypothesis makes events: ``st.from_type(Event)`` and ``st.from_type(EventMetadata)``."""
+"""Hypothesis strategies for events: ``st.from_type(Event)`` and ``st.from_type(EventMetadata)``."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from dimesh.events import Event, EventMetadata, EventPriority, EventType
-from dimesh.events.event import freeze_headers, restore
-
-settings.register_profile("dimesh", deadline=None)
-settings.load_profile("dimesh")
+from dimesh.events.event import restore
+from dimesh.events.fields import freeze_headers
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 w3c_trace = st.integers(1, 2**128 - 1).map("{:032x}".format)

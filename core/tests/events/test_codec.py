@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dimesh.errors import CodecError, EventError, PayloadError
 from dimesh.events import Event, EventMetadata, EventPriority
-from dimesh.events.codec import FORMAT, decode_header, encode_header
-from dimesh.events.event import restore
+from dimesh.events.codec import FORMAT, encode_header
+from dimesh.events.event import decode_event, restore
 
 PLAIN = Event(
     "deal.won",
@@ -26,13 +26,13 @@ PLAIN = Event(
 
 @given(st.from_type(Event))
 def test_compact_round_trip(event: Event) -> None:
-    assert decode_header(encode_header(event), event.data) == event
+    assert decode_event(encode_header(event), event.data) == event
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_event_or_a_codec_error(header: bytes) -> None:
     try:
-        decode_header(header, b"")
+        decode_event(header, b"")
     except CodecError:
         pass
 
@@ -44,12 +44,12 @@ def test_damaged_headers_are_an_event_or_a_codec_error(event: Event, data: st.Da
         where = data.draw(st.integers(0, max(len(header) - 1, 0)))
         header[where : where + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     try:
-        found = decode_header(bytes(header), event.data)
+        found = decode_event(bytes(header), event.data)
     except CodecError:
         return
     # What passed is an event like any other.
     assert found.event_type.value
-    assert decode_header(encode_header(found), found.data) == found
+    assert decode_event(encode_header(found), found.data) == found
     assert Event.from_json(found.to_json()) == found
 
 
@@ -77,14 +77,14 @@ def test_well_formed_nonsense_is_a_codec_error(parts: list[Any]) -> None:
     except UnicodeEncodeError:
         return
     with pytest.raises(CodecError):
-        decode_header(header, b"")
+        decode_event(header, b"")
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({0: FORMAT + 1}, "upgrade dimesh"),
-        ({0: 0}, "format 0 does not exist"),
+        ({0: 0}, "there is no format 0"),
         ({0: True}, "not an event header"),
         ({1: "Not A Type"}, "event type"),
         ({2: ""}, "not an event header"),
@@ -101,7 +101,7 @@ def test_fields_of_the_header_are_checked(change: dict[int, Any], reason: str) -
     for index, value in change.items():
         parts[index] = value
     with pytest.raises(CodecError, match=reason):
-        decode_header(msgspec.msgpack.encode(parts), PLAIN.data)
+        decode_event(msgspec.msgpack.encode(parts), PLAIN.data)
 
 
 def test_metadata_of_the_header_is_checked() -> None:
@@ -115,21 +115,21 @@ def test_metadata_of_the_header_is_checked() -> None:
         parts = msgspec.msgpack.decode(encode_header(PLAIN))
         parts[3][index] = value
         with pytest.raises(CodecError):
-            decode_header(msgspec.msgpack.encode(parts), PLAIN.data)
+            decode_event(msgspec.msgpack.encode(parts), PLAIN.data)
 
 
-def test_a_header_with_more_at_its_end_can_be_read() -> None:
+def test_a_header_with_further_fields_can_be_read() -> None:
     # A later dimesh of the same format may append fields.
     parts = msgspec.msgpack.decode(encode_header(PLAIN))
     parts[3].append("new")
     parts.append({"new": 1})
-    assert decode_header(msgspec.msgpack.encode(parts), PLAIN.data) == PLAIN
+    assert decode_event(msgspec.msgpack.encode(parts), PLAIN.data) == PLAIN
 
 
 @pytest.mark.parametrize("header", [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\x91" * 100_000])
-def test_headers_that_promise_too_much(header: bytes) -> None:
+def test_headers_that_declare_too_much(header: bytes) -> None:
     with pytest.raises(CodecError):
-        decode_header(header, b"")
+        decode_event(header, b"")
 
 
 # -- JSON --------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_json_round_trip_of_every_event(event: Event) -> None:
 
 
 @given(st.from_type(Event))
-def test_json_holds_the_documented_names(event: Event) -> None:
+def test_json_has_the_documented_names(event: Event) -> None:
     found = json.loads(event.to_json())
     assert found["event_type"] == event.event_type.value
     assert found["schema_version"] == event.schema_version
@@ -155,7 +155,7 @@ def test_json_holds_the_documented_names(event: Event) -> None:
         assert base64.b64decode(found["payload_base64"]) == event.data
 
 
-def test_json_reads_as_people_expect() -> None:
+def test_json_has_the_expected_form() -> None:
     found = json.loads(PLAIN.to_json())
     assert list(found) == ["event_type", "metadata", "payload", "schema_version", "headers", "headers_base64"]
     assert found["payload"] == {"amount": 3}
@@ -167,7 +167,7 @@ def test_json_reads_as_people_expect() -> None:
     assert found["headers_base64"] == {"y": "/w=="}
 
 
-def test_only_the_type_is_needed() -> None:
+def test_only_the_type_is_required() -> None:
     event = Event.from_json('{"event_type": "order.created"}')
     assert event.event_type == "order.created"
     assert event.payload is None
@@ -183,7 +183,7 @@ def test_big_integers_are_exact(number: str) -> None:
     assert Event.from_json(event.to_json()) == event
 
 
-def test_payload_bytes_are_kept_as_they_stand() -> None:
+def test_payload_bytes_are_kept_unchanged() -> None:
     event = Event.from_json(b'{"event_type":"a.b","payload": {"b" : 1.50, "a":[ ]} }')
     assert event.data == b'{"b" : 1.50, "a":[ ]}'
     assert Event.from_json(event.to_json()) == event
@@ -249,7 +249,7 @@ DEEP = '{"event_type":"a.b","payload":' + "[" * 10_000 + "]" * 10_000 + "}"
     ],
     ids=lambda text: ascii(text)[:70],
 )
-def test_what_is_not_strictly_an_event_is_refused(text: Any) -> None:
+def test_json_that_is_not_an_event_is_refused(text: Any) -> None:
     with pytest.raises(EventError) as caught:
         Event.from_json(text)
     assert len(str(caught.value)) < 500
@@ -278,7 +278,7 @@ def test_damaged_json_is_an_event_or_an_event_error(event: Event, data: st.DataO
 
 
 def test_the_reason_is_in_the_message() -> None:
-    with pytest.raises(PayloadError, match="'a' stands twice"):
+    with pytest.raises(PayloadError, match="has the key 'a' twice"):
         Event.from_json('{"event_type":"a.b","payload":{"a":1,"a":2}}')
     with pytest.raises(EventError, match="unknown"):
         Event.from_json('{"event_type":"a.b","unknown":1}')

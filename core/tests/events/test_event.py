@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dimesh.errors import EventError, PayloadError
-from dimesh.events import Event, EventMetadata, EventType
-from dimesh.events import event as event_module
+from dimesh.events import Event, EventMetadata, EventType, fields
 from dimesh.events.event import restore
 
 
@@ -26,7 +25,7 @@ def test_signature_of_the_public_api() -> None:
     assert Event(event_type="custom", metadata=metadata, payload=None, schema_version="1.0.0").payload is None
 
 
-def test_nothing_can_be_changed() -> None:
+def test_events_are_immutable() -> None:
     payload = {"list": [1]}
     event = Event("custom", payload=payload, headers={"a": "b"})
     payload["list"].append(2)
@@ -90,7 +89,7 @@ def test_payload_of_another_media_type_is_raw() -> None:
         assert restore("custom", EventMetadata(), b"[1]", content_type=media).payload == [1]
 
 
-def test_payload_that_is_not_there_and_one_that_is_not_json() -> None:
+def test_missing_payloads_and_payloads_that_are_not_json() -> None:
     assert restore("custom", EventMetadata(), b"").payload is None
     with pytest.raises(PayloadError, match="not JSON"):
         _ = restore("custom", EventMetadata(), b"{oops").payload
@@ -99,7 +98,7 @@ def test_payload_that_is_not_there_and_one_that_is_not_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"metadata": {}}, "EventMetadata is needed"),
+        ({"metadata": {}}, "must be an EventMetadata, not dict"),
         ({"schema_version": ""}, "schema_version is empty"),
         ({"schema_version": 1}, "schema_version 1 is int"),
         ({"schema_version": "x" * 65}, "longer than 64"),
@@ -110,16 +109,16 @@ def test_payload_that_is_not_there_and_one_that_is_not_json() -> None:
         ({"headers": {"a": "\ud800"}}, "lone surrogate"),
         ({"headers": {"\ud800": "a"}}, "lone surrogate"),
         ({"headers": {"x" * 1_025: "a"}}, "longer than 1,024"),
-        ({"headers": [("a", "b")]}, "headers is list"),
+        ({"headers": [("a", "b")]}, "headers must be a dict .*, not list"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments: dict[str, Any], reason: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, Any], reason: str) -> None:
     with pytest.raises(EventError, match=reason):
         Event("custom", **arguments)
 
 
 def test_a_payload_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_module, "MAX_PAYLOAD", 1_000)
+    monkeypatch.setattr(fields, "MAX_PAYLOAD", 1_000)
     Event("custom", payload="x" * 998)
     with pytest.raises(PayloadError, match=r"1,001 bytes.*store it elsewhere"):
         Event("custom", payload="x" * 999)
@@ -133,14 +132,14 @@ def test_a_payload_of_10_mb_passes() -> None:
     assert Event.from_json(event.to_json()) == event
 
 
-def test_a_refusal_is_not_as_long_as_what_was_refused() -> None:
+def test_error_messages_are_short_for_long_input() -> None:
     with pytest.raises(EventError, match="unknown field") as caught:
         Event.from_json(json.dumps({"event_type": "custom", "x" * 1_000_000: 1}))
     assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("payload", [{10**5_000: 1}, 10**5_000], ids=["key", "value"])
-def test_what_python_itself_will_not_show_is_refused_all_the_same(payload: object) -> None:
+def test_values_without_a_usable_repr_are_refused(payload: object) -> None:
     with pytest.raises(PayloadError):
         Event("custom", None, payload)
     with pytest.raises(EventError, match="event type"):

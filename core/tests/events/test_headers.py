@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from dimesh.errors import EventError
 from dimesh.events import EventMetadata, EventPriority
-from dimesh.events.trace import TraceParent, child, format_traceparent, parse_traceparent
+from dimesh.events.causation import child
+from dimesh.events.headers import TEXT_FIELDS
+from dimesh.events.trace import TraceParent, format_traceparent, parse_traceparent
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -18,8 +20,12 @@ def test_round_trip(metadata: EventMetadata) -> None:
     assert EventMetadata.from_headers(metadata.to_headers()) == metadata
 
 
+def test_every_field_has_a_header() -> None:
+    assert {*TEXT_FIELDS, "timestamp", "priority", "tags"} == set(EventMetadata.__struct_fields__)
+
+
 @given(st.from_type(EventMetadata))
-def test_survives_what_transports_do(metadata: EventMetadata) -> None:
+def test_headers_survive_transports(metadata: EventMetadata) -> None:
     sent = metadata.to_headers()
     for name, value in sent.items():
         assert re.fullmatch(r"[a-z0-9._%-]+", name)
@@ -29,7 +35,7 @@ def test_survives_what_transports_do(metadata: EventMetadata) -> None:
         assert EventMetadata.from_headers(arrived | {"Host": "x", "X-Other": "\udcff"}) == metadata
 
 
-def test_ordinary_values_read_as_they_are() -> None:
+def test_ordinary_values_are_readable() -> None:
     metadata = EventMetadata(
         event_id="e1",
         trace_id=TRACE,
@@ -65,7 +71,7 @@ def test_no_traceparent_without_w3c_ids() -> None:
         assert "traceparent" not in metadata.to_headers()
 
 
-def test_traceparent_fills_in_what_is_not_given() -> None:
+def test_traceparent_provides_missing_ids() -> None:
     found = EventMetadata.from_headers({"TraceParent": f"00-{TRACE}-{SPAN}-00"})
     assert (found.trace_id, found.span_id, found.parent_span_id) == (TRACE, None, SPAN)
     given_one = EventMetadata.from_headers({"trace-id": "mine", "traceparent": f"00-{TRACE}-{SPAN}-00"})
@@ -87,7 +93,7 @@ def test_traceparent_fills_in_what_is_not_given() -> None:
         ({"span-id": 3}, "is int"),
     ],
 )
-def test_what_does_not_fit_is_refused(headers: dict[str, str], reason: str) -> None:
+def test_invalid_headers_are_refused(headers: dict[str, str], reason: str) -> None:
     with pytest.raises(EventError, match=reason):
         EventMetadata.from_headers(headers)
 

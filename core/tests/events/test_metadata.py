@@ -10,7 +10,8 @@ import pytest
 
 from dimesh.errors import EventError
 from dimesh.events import Event, EventMetadata, EventPriority
-from dimesh.events.codec import decode_header, encode_header
+from dimesh.events.codec import encode_header
+from dimesh.events.event import decode_event
 from dimesh.events.ids import new_event_id, new_span_id, new_trace_id
 
 
@@ -53,7 +54,7 @@ def test_trace_and_span_ids_are_w3c() -> None:
     int(new_trace_id() + new_span_id(), 16)
 
 
-def test_nothing_can_be_changed() -> None:
+def test_metadata_is_immutable() -> None:
     tags = {"a": "b"}
     metadata = EventMetadata(tags=tags)
     tags["a"] = "changed"
@@ -72,7 +73,7 @@ def test_nothing_can_be_changed() -> None:
     with pytest.raises(TypeError, match="immutable"):
         metadata.tags |= {"x": "y"}  # type: ignore[misc]
     assert metadata.tags == {"a": "b"}
-    decoded = decode_header(encode_header(Event("custom", metadata)), b"null").metadata
+    decoded = decode_event(encode_header(Event("custom", metadata)), b"null").metadata
     with pytest.raises(TypeError, match="immutable"):
         decoded.tags["a"] = "c"
 
@@ -101,7 +102,7 @@ def test_times_become_utc() -> None:
     assert Event.from_json(Event("custom", subclass).to_json()).metadata == subclass
 
 
-def test_string_subclasses_are_their_text() -> None:
+def test_string_subclasses_become_their_text() -> None:
     metadata = EventMetadata(
         event_id=Text("id"),
         source_pillar=Pillar.GROWTH,
@@ -111,7 +112,7 @@ def test_string_subclasses_are_their_text() -> None:
     )
     assert metadata.ordering_key == "Growth Engine:bot"
     event = Event("custom", metadata)
-    assert decode_header(encode_header(event), event.data) == event
+    assert decode_event(encode_header(event), event.data) == event
     assert Event.from_json(event.to_json()) == event
 
 
@@ -142,10 +143,10 @@ def test_string_subclasses_are_their_text() -> None:
         ({"tags": {"a": None}}, "tag value"),
         ({"tags": {"a": "x" * 1_025}}, "longer than 1,024"),
         ({"tags": {"\ud800": "x"}}, "lone surrogate"),
-        ({"tags": {str(n): "" for n in range(101)}}, "at most 100"),
+        ({"tags": {str(n): "" for n in range(101)}}, "can have 100 tags at most"),
     ],
 )
-def test_what_does_not_fit_is_refused(fields: dict[str, object], reason: str) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, object], reason: str) -> None:
     with pytest.raises(EventError, match=reason) as caught:
         EventMetadata(**fields)  # type: ignore[arg-type]
     assert len(str(caught.value)) < 300

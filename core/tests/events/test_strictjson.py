@@ -53,7 +53,7 @@ class Point:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, and of the same types: 1, 1.0 and True are three things."""
+    """Return whether two values are equal and of the same types: 1, 1.0 and True are different."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -74,12 +74,12 @@ def test_round_trip_and_agreement_with_the_standard_library(value: Any) -> None:
 
 
 @given(values, st.booleans(), st.sampled_from([None, 1]))
-def test_reads_whatever_the_standard_library_writes(value: Any, ascii_only: bool, indent: int | None) -> None:
+def test_decodes_what_the_standard_library_encodes(value: Any, ascii_only: bool, indent: int | None) -> None:
     assert same(strictjson.loads(json.dumps(value, ensure_ascii=ascii_only, indent=indent)), value)
 
 
 @given(st.binary() | st.text(alphabet='{}[]",:0123456789eE+-.truefalsn\\ud8 \n').map(str.encode))
-def test_any_bytes_give_what_the_standard_library_gives_or_are_refused(data: bytes) -> None:
+def test_any_bytes_are_decoded_like_the_standard_library_or_refused(data: bytes) -> None:
     try:
         value = strictjson.loads(data)
     except PayloadError:
@@ -94,7 +94,7 @@ def test_integers_are_exact(value: int) -> None:
     assert strictjson.loads(strictjson.dumps({"n": [value]})) == {"n": [value]}
 
 
-def test_a_decimal_point_stays() -> None:
+def test_a_decimal_point_is_kept() -> None:
     assert strictjson.dumps([1.0, 1, True, -0.0]) == b"[1.0,1,true,-0.0]"
 
 
@@ -112,7 +112,7 @@ def test_a_decimal_point_stays() -> None:
         ({EventType.DEAL_WON: 1}, {"deal.won": 1}),
     ],
 )
-def test_subclasses_are_written_as_their_value(value: Any, written: Any) -> None:
+def test_subclasses_are_encoded_as_their_value(value: Any, written: Any) -> None:
     assert same(strictjson.loads(strictjson.dumps(value)), written)
 
 
@@ -166,7 +166,7 @@ def nested(levels: int) -> list[Any]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_json_cannot_say_is_refused(value: Any) -> None:
+def test_values_that_json_cannot_represent_are_refused(value: Any) -> None:
     for wrapped in (value, [value], {"deep": [{"er": value}]}):
         with pytest.raises(PayloadError):
             strictjson.dumps(wrapped)
@@ -205,7 +205,7 @@ def test_what_json_cannot_say_is_refused(value: Any) -> None:
     ],
     ids=lambda data: repr(data)[:24],
 )
-def test_what_is_not_strict_json_is_refused(data: bytes) -> None:
+def test_data_that_is_not_strict_json_is_refused(data: bytes) -> None:
     with pytest.raises(PayloadError) as caught:
         strictjson.loads(data)
     assert len(str(caught.value)) < 200
@@ -221,6 +221,6 @@ def test_nesting_up_to_the_limit_passes() -> None:
 
 
 @pytest.mark.parametrize("data", [None, 3, 10**12, ["[]"], {}])
-def test_only_text_is_read(data: Any) -> None:
+def test_only_text_is_decoded(data: Any) -> None:
     with pytest.raises(PayloadError, match="str or bytes"):
         strictjson.loads(data)

@@ -107,7 +107,7 @@ def test_priorities() -> None:
 
 
 @pytest.mark.parametrize("member", [EventPriority.HIGH, EventType.DEAL_WON, EventType("acme.made-up_1")])
-def test_members_stand_for_their_string(member: EventPriority | EventType) -> None:
+def test_members_equal_their_string(member: EventPriority | EventType) -> None:
     value = member.value
     assert member == value
     assert hash(member) == hash(value)
@@ -133,7 +133,7 @@ def test_open_types_are_equal_but_not_listed() -> None:
     assert Event(made).event_type.value == "acme.order.created"
 
 
-def test_types_made_up_all_the_time_are_not_kept() -> None:
+def test_new_types_are_not_stored() -> None:
     for number in range(20_000):
         EventType(f"acme.t{number}")
     assert len(EventType._value2member_map_) == len(STANDARD)
@@ -169,7 +169,7 @@ def test_other_pillars_become_slugs() -> None:
 
 
 @given(st.text())
-def test_for_pillar_gives_a_topic_or_refuses(name: str) -> None:
+def test_for_pillar_returns_a_topic_or_fails(name: str) -> None:
     try:
         topic = Topics.for_pillar(name)
     except EventError:
@@ -192,13 +192,13 @@ def test_hostile_groups_are_refused(name: str) -> None:
         check_group(name)
 
 
-def test_names_that_are_fine() -> None:
+def test_valid_names() -> None:
     for name in ("a", "A.b-c_9", "x" * 249, ".hidden", "a..b"):
         assert check_topic(name) == name
     for name in ("a", "billing:worker@1", "x" * 255):
         assert check_group(name) == name
 
 
-def test_dead_letter_topic_has_none_of_its_own() -> None:
+def test_a_dead_letter_topic_is_its_own_dead_letter_topic() -> None:
     assert dead_letter_topic("pillar.growth") == "pillar.growth.dlq"
     assert dead_letter_topic("pillar.growth.dlq") == "pillar.growth.dlq"

@@ -35,13 +35,13 @@ NASTY = [
 async def sample(names: list[str]) -> LineageService:
     lineage = LineageService()
     for name in names:
-        await lineage.add_node(f"agent:{name}", "agent", name, name, {"key": name, "n": {"deep": [1, None]}})
+        await lineage.add_node(f"agent:{name}", "agent", name, name, {"text": name, "n": {"deep": [1, None]}})
         await lineage.add_edge(f"agent:{name}", "tool:t", "invokes", f"trace {name}", {"x": name})
         await lineage.add_edge(f"agent:{name}", "tool:t", "invokes", f"trace {name}", {"x": 2})
     return lineage
 
 
-async def test_json_is_node_link():
+async def test_json_is_the_node_link_format():
     lineage = await sample(NASTY)
     graph = nx.node_link_graph(json.loads(lineage.export_graph("json")), edges="edges")
     assert graph.number_of_edges() == 2 * len(NASTY)
@@ -49,12 +49,12 @@ async def test_json_is_node_link():
     assert {f"agent:{name}" for name in NASTY} < set(graph)
 
 
-async def test_graphml_is_xml_that_networkx_reads():
+async def test_networkx_reads_the_graphml_export():
     lineage = await sample(NASTY)
     graph = nx.read_graphml(io.BytesIO(lineage.export_graph("graphml").encode()), force_multigraph=True)
     assert graph.number_of_nodes() == len(NASTY) + 1
     assert graph.number_of_edges() == 2 * len(NASTY)
-    assert json.loads(graph.nodes["agent:🙂"]["metadata"])["key"] == "🙂"
+    assert json.loads(graph.nodes["agent:🙂"]["metadata"])["text"] == "🙂"
 
 
 async def test_a_query_result_as_networkx():
@@ -67,7 +67,7 @@ async def test_a_query_result_as_networkx():
 
 @settings(max_examples=200, deadline=None)
 @given(name=st.text(min_size=1, max_size=20))
-def test_dot_strings_hold_any_name(name):
+def test_dot_strings_can_have_any_name(name):
     node = {"node_id": name, "name": name, "node_type": "agent"}
     text = export({"nodes": [node], "edges": []}, "dot")
     line = text.split("\n")[3]
@@ -85,7 +85,7 @@ async def test_graphviz_accepts_the_dot_export():
     )
 
 
-async def test_export_of_a_log_that_is_not_open_says_what_to_do(tmp_path):
+async def test_export_before_open_is_an_error_with_a_hint(tmp_path):
     lineage = LineageService(path=tmp_path)
     with pytest.raises(Exception, match=r"await service\.open"):
         lineage.export_graph()

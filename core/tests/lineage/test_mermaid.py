@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +60,8 @@ def check(text: str) -> list[str]:
     kind=st.sampled_from([k.value for k in LineageNodeType]) | st.just("strange"),
     reason=st.none() | names,
 )
-def test_every_name_gives_the_same_shape_of_text(edges, kind, reason):
+@pytest.mark.slow
+def test_names_do_not_affect_the_structure_of_the_diagram(edges, kind, reason):
     data = data_of(edges, kind)
     lines = check(
         LineageVisualizer.generate_mermaid({**data, "partial": reason is not None, "reason": reason})
@@ -71,7 +73,7 @@ def test_every_name_gives_the_same_shape_of_text(edges, kind, reason):
     assert any("note" in line and "partial" in line for line in lines) == (reason is not None)
 
 
-def test_names_come_out_as_entities():
+def test_names_are_written_as_entities():
     text = LineageVisualizer().generate_mermaid(data_of([('a "b"', "c\nd", "reads_from")]))
     assert '"a #34;b#34;"' in text
     assert '"c d"' in text
@@ -95,7 +97,7 @@ def test_ends_that_are_not_among_the_nodes_are_drawn_too():
     assert ":::tool" in text
 
 
-def test_a_large_graph_is_collapsed_and_says_so():
+def test_a_large_graph_is_grouped_with_a_note():
     data = data_of([(f"{n % 5}-{n}", f"x-{n}", "invokes") for n in range(1_000)])
     text = LineageVisualizer.generate_mermaid(data)
     check(text)
@@ -109,7 +111,7 @@ def test_a_large_graph_is_collapsed_and_says_so():
     assert "(2,000)".replace("(", "#40;").replace(")", "#41;") in text
 
 
-def test_many_long_names_are_collapsed_by_length():
+def test_many_long_names_are_grouped_because_of_their_length():
     data = data_of([(f"{n}" + "<" * 100, "b", "invokes") for n in range(400)])
     text = LineageVisualizer.generate_mermaid(data)
     check(text)

@@ -65,7 +65,7 @@ def test_queries_agree_with_networkx(drawn, start, depth, trace):
 
 
 def temporal_reach(drawn, start, depth):
-    """By trying every way: the fewest hops to each node along edges whose times never go back."""
+    """Search exhaustively for the fewest hops to each node along edges whose times never decrease."""
     best: dict[str, int] = {}
     states = {(start, -1)}
     for hops in range(1, depth + 1):
@@ -83,7 +83,7 @@ def temporal_reach(drawn, start, depth):
 
 @settings(max_examples=60, deadline=None)
 @given(drawn=edges, start=st.sampled_from(NODES), depth=st.integers(0, 8))
-def test_impact_agrees_with_trying_every_way(drawn, start, depth):
+def test_impact_agrees_with_an_exhaustive_search(drawn, start, depth):
     async def run():
         lineage = await recorded(drawn)
         impact = await lineage.find_impact(start, max_depth=depth)
@@ -156,7 +156,7 @@ def test_order_and_repetition_change_nothing(drawn, data):
 
 @settings(max_examples=100, deadline=None)
 @given(drawn=records, before=st.integers(0, 6).map(float), limit=st.integers(1, 30))
-def test_forgetting_leaves_what_the_newer_edges_say(drawn, before, limit):
+def test_removing_edges_keeps_what_newer_edges_imply(drawn, before, limit):
     graph = graph_of(drawn)
     while graph.forget_edges(before, limit):
         pass

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dimesh.backends.lineage.segments import SegmentLog
 from dimesh.clock import ManualClock
 from dimesh.errors import LineageError, StorageError
 from dimesh.lineage import LineageQuery, LineageService
-from dimesh.lineage.segments import SegmentLog
 from dimesh.spi.lineage import LineageRecord
 
 MIB = 1024 * 1024
@@ -53,6 +53,7 @@ metadata = st.dictionaries(
 
 @settings(max_examples=30, deadline=None)
 @given(details=st.lists(metadata, min_size=1, max_size=5))
+@pytest.mark.slow
 def test_a_write_cut_short_anywhere_loses_only_the_last_record(tmp_path_factory, details):
     folder = tmp_path_factory.mktemp("log")
     records = [record(number, metadata=item) for number, item in enumerate(details)]
@@ -85,7 +86,7 @@ def test_a_tail_of_zeros_after_a_power_cut_is_an_unfinished_write(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1, 15])
-def test_a_segment_whose_header_was_cut_short_begins_anew(tmp_path, size):
+def test_a_segment_with_a_truncated_header_is_started_again(tmp_path, size):
     segment = written(tmp_path, [])
     for left in (segment.read_bytes()[:size], bytes(size)):
         segment.write_bytes(left)
@@ -95,7 +96,8 @@ def test_a_segment_whose_header_was_cut_short_begins_anew(tmp_path, size):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_flipped_bit_is_reported_with_its_place(tmp_path_factory, data):
+@pytest.mark.slow
+def test_a_flipped_bit_is_reported_with_its_location(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("log")
     records = [record(number, metadata={"n": number}) for number in range(4)]
     segment = written(folder, records)
@@ -111,7 +113,7 @@ def test_a_flipped_bit_is_reported_with_its_place(tmp_path_factory, data):
         opened(folder)
 
 
-def test_a_closed_segment_that_is_cut_short_is_damage(tmp_path):
+def test_a_truncated_closed_segment_is_damaged(tmp_path):
     first = written(tmp_path, [record(1)], segment_bytes=16)
     log = opened(tmp_path, segment_bytes=16)
     log.append([record(2)], sync=False)
@@ -137,7 +139,7 @@ def test_one_writer_many_readers(tmp_path):
         opened(tmp_path)
     code = (
         "import sys, pathlib\n"
-        "from dimesh.lineage.segments import SegmentLog\n"
+        "from dimesh.backends.lineage.segments import SegmentLog\n"
         "log = SegmentLog(pathlib.Path(sys.argv[1]), 1 << 20)\n"
         "try: log.open()\n"
         "except Exception as error: print(type(error).__name__)\n"
@@ -178,7 +180,7 @@ def test_retention_drops_old_segments_and_rewrites_mixed_ones(tmp_path):
     assert [r.id for r in read(tmp_path)] == [f"e{n}" for n in range(20, 41)]
 
 
-def test_a_full_disk_takes_nothing_and_spoils_nothing(tmp_path):
+def test_a_full_disk_loses_and_damages_nothing(tmp_path):
     log = opened(tmp_path)
     log.append([record(1)], sync=True)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -240,7 +242,7 @@ async def test_a_killed_process_loses_nothing_that_was_flushed(tmp_path):
         assert lineage.stats()["edges"] == 500
 
 
-async def test_what_was_pruned_stays_away_after_a_restart_and_live_names_stay(tmp_path):
+async def test_pruning_survives_a_restart_and_keeps_the_names_of_live_nodes(tmp_path):
     clock = ManualClock()
     lineage = LineageService(path=tmp_path, clock=clock)
     await lineage.add_node("agent:a", "agent", "The Agent", "Growth")
@@ -258,7 +260,7 @@ async def test_what_was_pruned_stays_away_after_a_restart_and_live_names_stay(tm
         assert b"Gone" not in b"".join(path.read_bytes() for path in tmp_path.glob("*.lineage"))
 
 
-async def test_a_log_that_refuses_fills_the_queue_and_goes_on_when_it_can(tmp_path):
+async def test_a_log_that_fails_fills_the_queue_and_recovers(tmp_path):
     clock = ManualClock()
     lineage = LineageService(path=tmp_path, clock=clock, capacity=5, patience=0.5)
     await lineage.open()
@@ -267,7 +269,7 @@ async def test_a_log_that_refuses_fills_the_queue_and_goes_on_when_it_can(tmp_pa
     try:
         for number in range(5):
             await lineage.add_node(f"agent:{number}", "agent", "x" * 100)
-        with pytest.raises(LineageError, match="does not take records"):
+        with pytest.raises(LineageError, match="cannot be written"):
             await lineage.flush()
         # Queries still see everything.
         assert len((await lineage.query_lineage(LineageQuery()))["nodes"]) == 5

@@ -67,7 +67,7 @@ def event(event_id: str, **metadata) -> Event:
     return Event("deal.won", EventMetadata(event_id=event_id, trace_id="t1", **metadata), {"amount": 5})
 
 
-async def test_events_draw_senders_receivers_and_causes():
+async def test_events_record_senders_receivers_and_causes():
     lineage = LineageService()
     first = event("e1", source_pillar="Growth", source_agent="sales")
     second = event(
@@ -107,7 +107,7 @@ async def test_an_event_without_an_agent_comes_from_its_pillar():
     assert "event:e2" in ids(result)
 
 
-async def test_the_event_handler_tracks_and_answers_nothing():
+async def test_the_event_handler_records_and_returns_nothing():
     lineage = LineageService()
     handler = lineage.create_event_handler()
     assert await handler.handler_func(event("e1", source_pillar="Growth", source_agent="sales")) is None
@@ -133,7 +133,7 @@ async def test_data_flows_and_decisions():
     assert nodes["decision:d-1"]["metadata"] == {
         "decision_type": "load",
         "result": "approved",
-        "factors": {"risk": 0.2, "api_key": "***"},
+        "factors": {"risk": 0.2, "api_key": "********"},
     }
     flow = next(edge for edge in result["edges"] if edge["source_id"] == "data:crm")
     assert flow["metadata"] == {"data_schema": {"id": "integer"}, "record_count": 10}
@@ -222,7 +222,7 @@ async def test_filters():
     assert "metadata" not in plain["edges"][0]
 
 
-async def test_budgets_end_a_query_and_say_so():
+async def test_limits_end_a_query_and_are_reported():
     lineage = LineageService()
     for number in range(100):
         await lineage.add_edge("agent:hub", f"tool:{number}", "invokes", "t")
@@ -427,7 +427,7 @@ async def test_a_tight_loop_loses_nothing(tmp_path):
         assert lineage.stats()["edges"] == 3_000
 
 
-async def test_closed_services_answer_but_do_not_record():
+async def test_closed_services_answer_queries_but_do_not_record():
     async with LineageService() as lineage:
         await lineage.add_node("agent:a", "agent", "A")
     await lineage.close()
@@ -453,7 +453,7 @@ async def test_memory_is_bounded():
     assert stats["oldest"] > 0
 
 
-async def test_pruning_forgets_old_edges_and_lonely_nodes():
+async def test_pruning_removes_old_edges_and_isolated_nodes():
     clock = ManualClock()
     lineage = LineageService(clock=clock)
     await lineage.add_edge("agent:a", "tool:old", "invokes", "t-old")
@@ -484,7 +484,7 @@ async def test_an_observer_sees_every_record_and_cannot_break_anything(tmp_path)
 # -- privacy -----------------------------------------------------------------------------------------
 
 
-async def test_values_of_tools_are_never_kept():
+async def test_values_of_tools_are_never_stored():
     lineage = LineageService()
     inputs = {
         "customer": "Ada Lovelace",
@@ -505,7 +505,7 @@ async def test_values_of_tools_are_never_kept():
     assert steps[0]["metadata"]["outputs"]["keys"]["value"]["type"] == "array"
 
 
-async def test_only_a_secret_differs_so_the_hash_does_not():
+async def test_secrets_do_not_affect_hashes():
     lineage = LineageService()
     for password in ("one", "two"):
         await lineage.track_tool_invocation(

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from dimesh.backends import lineage_file, lineage_memory
-from dimesh.backends.lineage_file import FileSink, FileSinkOptions
-from dimesh.backends.lineage_memory import MemorySink, MemorySinkOptions
+from dimesh.backends.lineage import file as lineage_file
+from dimesh.backends.lineage import memory as lineage_memory
+from dimesh.backends.lineage.file import FileSink, FileSinkOptions
+from dimesh.backends.lineage.memory import MemorySink, MemorySinkOptions
 from dimesh.capabilities import Capabilities, Capability
-from dimesh.clock import ManualClock, SystemClock
+from dimesh.clock import ManualClock
 from dimesh.errors import ConfigurationError, LineageError
 from dimesh.lineage import LineageQuery, LineageService
+from dimesh.spi.context import PluginContext
 from dimesh.spi.lineage import LineageRecord, LineageSink
 from dimesh_contracts.lineage import LineageSinkContract, NewSink
 
@@ -62,13 +64,13 @@ class TestFileSinkAlways(LineageSinkContract):
     ],
 )
 def test_plugins_make_sinks_and_refuse_unknown_options(plugin, good, bad):
-    sink = plugin.dimesh_lineage_sink(options=good, clock=SystemClock())
+    sink = plugin.dimesh_lineage_sink(options=good, context=PluginContext())
     assert isinstance(sink, LineageSink)
     with pytest.raises(ConfigurationError):
-        plugin.dimesh_lineage_sink(options=bad, clock=SystemClock())
+        plugin.dimesh_lineage_sink(options=bad, context=PluginContext())
 
 
-async def test_memory_sink_counts_what_made_room():
+async def test_memory_sink_counts_evicted_records():
     sink = MemorySink(MemorySinkOptions(capacity=3))
     async with LineageService(sinks=[sink]) as lineage:
         for number in range(5):
@@ -135,7 +137,7 @@ async def until(condition, clock: ManualClock, step: float = 40.0, tries: int = 
     raise AssertionError("it did not happen")
 
 
-async def test_a_failing_sink_is_retried_and_the_others_go_on():
+async def test_a_failing_sink_is_retried_and_does_not_stop_the_others():
     clock = ManualClock()
     bad, good = Unreliable(failures=3), Unreliable()
     lineage = LineageService(sinks=[bad, good], clock=clock, seed=1)
@@ -150,7 +152,7 @@ async def test_a_failing_sink_is_retried_and_the_others_go_on():
     await lineage.close()
 
 
-async def test_a_dead_sink_loses_only_its_own_records_and_says_so():
+async def test_a_dead_sink_loses_only_its_own_records_and_counts_them():
     clock = ManualClock()
     dead, good = Unreliable(failures=float("inf")), Unreliable()
     lineage = LineageService(sinks=[dead, good], clock=clock, seed=1)
@@ -170,6 +172,26 @@ async def test_a_hanging_sink_times_out():
     lineage = LineageService(sinks=[hanging, good], sink_timeout=0.01, seed=1)
     await lineage.add_node("agent:a", "agent", "A")
     await asyncio.wait_for(lineage.close(), 20)
+    assert lineage.stats()["sinks"][0]["lost"] == 1
+    assert len(good.taken) == 1
+
+
+async def test_a_sink_that_swallows_its_time_out_does_not_hold_up_closing():
+    class Deaf(Unreliable):
+        async def write(self, records):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await asyncio.Event().wait()
+
+        async def close(self):
+            await asyncio.Event().wait()
+
+    deaf, good = Deaf(), Unreliable()
+    lineage = LineageService(sinks=[deaf, good], sink_timeout=0.01, seed=1)
+    await lineage.add_node("agent:a", "agent", "A")
+    async with asyncio.timeout(10):
+        await lineage.close()
     assert lineage.stats()["sinks"][0]["lost"] == 1
     assert len(good.taken) == 1
 

@@ -83,24 +83,33 @@ def install_wheels(site: Path, *wheels: Path) -> None:
 
 def run_code(site: Path, work: Path, code: str, **more: str) -> Any:
     """Run code in a new interpreter that sees the folder; returns the JSON of its last line of output."""
+    done = run_process(site, work, "-W", "error", "-c", code, **more)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_process(site: Path, work: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a new interpreter that sees the folder, in ``work``."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment_of(site, work, **more),
+        cwd=work,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def environment_of(site: Path, work: Path, **more: str) -> dict[str, str]:
+    """Return the variables for a process that sees the folder."""
     (work / "marks").mkdir(exist_ok=True)
-    environment = {
+    return {
         **{k: v for k, v in os.environ.items() if not k.startswith("DIMESH_")},
         "PYTHONPATH": str(site),
         "TOY_MARKS": str(work / "marks"),
         "XDG_CACHE_HOME": str(work / "cache"),
         **more,
     }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=environment,
-        cwd=work,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 class Tools:
@@ -109,6 +118,8 @@ class Tools:
     build_wheel = staticmethod(build_wheel)
     install_wheels = staticmethod(install_wheels)
     run_code = staticmethod(run_code)
+    run_process = staticmethod(run_process)
+    environment_of = staticmethod(environment_of)
 
 
 @pytest.fixture(scope="session")

@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
-from dimesh.discovery import OURS, Kind, Selection, choose, find
 from dimesh.errors import UnknownDriverError
+from dimesh.plugins.discovery import OFFICIAL_EXTRAS, Kind, find
+from dimesh.plugins.selection import Selection, resolve
 
 LIST = """
 import json
-from dimesh.discovery import Kind, find
+from dimesh.plugins.discovery import Kind, find
 def names(): return {kind.label: [f.name for f in find(kind) if f.distribution.startswith("toy")] for kind in Kind}
 """
 PRINT = LIST + "print(json.dumps(names()))"
 
 
+@pytest.mark.slow
 def test_a_plugin_is_seen_as_soon_as_it_is_installed(install: Any, run: Any, tmp_path: Path) -> None:
     install("toy-one", {"toy_one": ""}, {"dimesh.bus": {"one": "toy_one"}})
     assert run(PRINT)["bus"] == ["one"]
@@ -54,6 +56,7 @@ print(json.dumps(seen))
 
 
 @pytest.mark.parametrize("content", ["[dimesh.bus]\nno equals sign\n", b"[dimesh.bus]\nx = \xff\xfe\n"])
+@pytest.mark.slow
 def test_a_damaged_distribution_hides_no_other(
     install: Any, run: Any, site: Path, content: str | bytes
 ) -> None:
@@ -79,16 +82,18 @@ print(json.dumps([warnings, bus]))
     assert "damaged-1.0.dist-info" in warnings[0]
 
 
+@pytest.mark.slow
 def test_a_distribution_without_metadata_is_listed(install: Any, run: Any, site: Path) -> None:
     install("toy-one", {"toy_one": ""}, {"dimesh.bus": {"one": "toy_one"}})
     (next(site.glob("toy_one*.dist-info")) / "METADATA").unlink()
     [row] = run(
-        "import json; from dimesh.discovery import *;"
+        "import json; from dimesh.plugins.discovery import *;"
         "print(json.dumps([[f.distribution, f.version] for f in find(Kind.BUS) if f.name == 'one']))"
     )
     assert row == ["unknown", "unknown"]
 
 
+@pytest.mark.slow
 def test_a_distribution_twice_on_the_path_counts_once(
     install: Any, run: Any, site: Path, tmp_path: Path
 ) -> None:
@@ -105,33 +110,35 @@ def test_importing_dimesh_imports_no_plugin_machinery() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in OURS.items() for name in names])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, names in OFFICIAL_EXTRAS.items() for name in names]
+)
 def test_a_plugin_of_ours_that_is_not_installed_says_how_to_get_it(kind: Kind, name: str) -> None:
     if any(found.name == name for found in find(kind)):
         pytest.skip(f"{name} is installed here")
     with pytest.raises(ValueError, match=rf'To get it: pip install "dimesh\[{name}\]"') as caught:
-        choose(kind, name, Selection())
+        resolve(kind, name, Selection())
     assert "installed are: " in str(caught.value)
 
 
 def test_an_unknown_driver_names_the_nearest_and_what_there_is() -> None:
     with pytest.raises(UnknownDriverError) as caught:
-        choose(Kind.BUS, "sqlit", Selection())
+        resolve(Kind.BUS, "sqlit", Selection())
     assert re.fullmatch(
         r"no bus plugin is named 'sqlit'; installed are: (\w+, )*memory, (\w+, )*sqlite\. Did you mean 'sqlite'\?",
         str(caught.value),
     )
-    for kind, names in OURS.items():
+    for kind, names in OFFICIAL_EXTRAS.items():
         for name in set(names) - {found.name for found in find(kind)}:
             with pytest.raises(
                 UnknownDriverError,
                 match=rf'Did you mean \'{name}\'\? To get it: pip install "dimesh\[{name}\]"',
             ):
-                choose(kind, name[:-1], Selection())
+                resolve(kind, name[:-1], Selection())
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a\0b", "🦜", "x" * 10_000, 7, None])
 def test_a_hostile_name_is_an_unknown_driver(name: Any) -> None:
     with pytest.raises(UnknownDriverError) as caught:
-        choose(Kind.BUS, name, Selection())
+        resolve(Kind.BUS, name, Selection())
     assert len(str(caught.value)) < 500

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dimesh import Event, Receipt, hookspecs
-from dimesh.plugins import PluginManager
+from dimesh import Event, Receipt
+from dimesh.plugins import PluginManager, hookspecs
 from dimesh.spi import hookimpl
 
 CALLS: dict[str, dict[str, Any]] = {
@@ -22,17 +22,20 @@ CALLS: dict[str, dict[str, Any]] = {
         "attempt": 1,
     },
     "dimesh_dead_lettered": {"topic": "t", "subscription": "s", "event": Event("custom"), "reason": "r"},
+    "dimesh_given_up": {"topic": "t", "subscription": "s", "event": Event("custom"), "reason": "r"},
     "dimesh_change_captured": {"source": "s", "change": object()},
     "dimesh_gap_detected": {"source": "s", "gap": object()},
     "dimesh_schema_registered": {"schema": object()},
     "dimesh_lineage_recorded": {"record": object()},
 }
 PROVIDERS = {"dimesh_bus_backend", "dimesh_registry_store", "dimesh_cdc_source", "dimesh_lineage_sink"}
+EXTENSIONS = {"dimesh_interceptor", "dimesh_commands", "dimesh_http", "dimesh_start", "dimesh_stop"}
+"""These are tested in test_extensions.py."""
 
 
 def test_no_hook_is_left_out() -> None:
     specs = {name for name in vars(hookspecs) if name.startswith("dimesh_")}
-    assert specs == set(CALLS) | PROVIDERS
+    assert specs == set(CALLS) | PROVIDERS | EXTENSIONS
 
 
 @pytest.mark.parametrize("hook", CALLS)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.metadata import Distribution
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dimesh import hookspecs
-from dimesh.backends.memory import MemoryBackend, MemoryOptions
+from dimesh.backends.bus.memory import MemoryBackend, MemoryOptions
 from dimesh.clock import ManualClock
-from dimesh.discovery import Kind
 from dimesh.errors import ConfigurationError, PluginContractError, PluginError, UnknownDriverError
-from dimesh.plugins import PluginManager, default_manager
+from dimesh.plugins import PluginManager, default_manager, hookspecs
+from dimesh.plugins.discovery import Kind
 from dimesh.spi import hookimpl
+from dimesh.spi.context import PluginContext
 
+EXTENSIONS = {"dimesh_interceptor", "dimesh_commands", "dimesh_http", "dimesh_start", "dimesh_stop"}
 OBSERVERS = sorted(
     name
     for name, spec in vars(hookspecs).items()
-    if name.startswith("dimesh_") and not spec.dimesh_spec["firstresult"]
+    if name.startswith("dimesh_") and not spec.dimesh_spec["firstresult"] and name not in EXTENSIONS
 )
 
 
@@ -30,9 +35,9 @@ class Driver:
     asked: tuple[Any, Any] | None = None
 
     @hookimpl
-    def dimesh_bus_backend(self, options: Any, clock: Any) -> Any:
-        self.asked = (options, clock)
-        return MemoryBackend(MemoryOptions(), clock)
+    def dimesh_bus_backend(self, options: Any, context: PluginContext) -> Any:
+        self.asked = (options, context)
+        return MemoryBackend(MemoryOptions(), context.clock)
 
 
 def observer(**hooks: Any) -> SimpleNamespace:
@@ -41,13 +46,13 @@ def observer(**hooks: Any) -> SimpleNamespace:
 
 
 def test_a_driver_of_this_process_comes_first() -> None:
-    clock, driver = ManualClock(), Driver()
-    manager = PluginManager(clock=clock)
+    context, driver = PluginContext("shop", Path("data"), ManualClock()), Driver()
+    manager = PluginManager(context=context)
     manager.register(driver, kind=Kind.BUS, name="sqlite")
     assert isinstance(manager.bus_backend("sqlite", {"path": "x"}), MemoryBackend)
-    assert driver.asked == ({"path": "x"}, clock)
-    other = ManualClock()
-    manager.bus_backend("sqlite", clock=other)
+    assert driver.asked == ({"path": "x"}, context)
+    other = PluginContext()
+    manager.bus_backend("sqlite", context=other)
     assert driver.asked == ({}, other)
 
 
@@ -73,7 +78,7 @@ def test_the_driver_gets_options_of_its_own() -> None:
 
 def test_an_error_of_the_driver_that_is_ours_passes_as_it_is() -> None:
     manager = PluginManager()
-    with pytest.raises(ConfigurationError, match="has no option 'capacty'"):
+    with pytest.raises(ConfigurationError, match=r"there is no option 'capacty'; did you mean 'capacity'\?"):
         manager.bus_backend("memory", {"capacty": 1})
 
 
@@ -90,7 +95,7 @@ def test_kinds_do_not_mix() -> None:
 
 
 @pytest.mark.parametrize("hook", OBSERVERS)
-def test_each_observer_hook_has_a_function_that_tells_it_all(hook: str) -> None:
+def test_each_observer_hook_has_a_method_that_passes_all_arguments(hook: str) -> None:
     names = list(inspect.signature(getattr(hookspecs, hook)).parameters)
     told: list[tuple[Any, ...]] = []
     scope: dict[str, Any] = {"told": told}
@@ -207,8 +212,8 @@ class Arguments:
     [
         (Wrapper(), "is a wrapper"),
         (Coroutine(), "is an async function"),
-        (Misspelt(), "'dimesh_pubished', which is no hook; did you mean 'dimesh_published'?"),
-        (Named(), "'dimesh_nothing_like_it', which is no hook"),
+        (Misspelt(), "'dimesh_pubished', which is not a hook; did you mean 'dimesh_published'?"),
+        (Named(), "'dimesh_nothing_like_it', which is not a hook"),
         (Arguments(), "topik"),
         (object(), "implements no hook: mark its functions"),
         (None, "is None, not a plugin"),
@@ -243,7 +248,7 @@ def test_a_provider_that_is_no_provider_is_refused() -> None:
     manager.register(
         observer(dimesh_cdc_source=lambda options: SimpleNamespace(name="x")), kind=Kind.CDC, name="toy"
     )
-    with pytest.raises(PluginContractError, match=r"is no CDCSource: it lacks .*snapshot"):
+    with pytest.raises(PluginContractError, match=r"is not a CDCSource: it lacks .*snapshot"):
         manager.cdc_source("toy")
 
 
@@ -263,3 +268,31 @@ def test_an_exception_that_cannot_be_printed_is_still_reported() -> None:
 
 def test_the_default_manager_is_one() -> None:
     assert default_manager() is default_manager()
+
+
+class _CountingFinder(MetaPathFinder):
+    """Counts how often somebody looks through the installed distributions. It has none."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        return None
+
+    def find_distributions(self, context: object = None) -> list[Distribution]:
+        self.looks += 1
+        return []
+
+
+def test_the_many_sources_of_one_driver_look_through_the_distributions_once(tmp_path: Path) -> None:
+    manager = PluginManager()
+    finder = _CountingFinder()
+    sys.meta_path.append(finder)
+    try:
+        manager.cdc_source("outbox", {"path": str(tmp_path / "a.db")})
+        first = finder.looks
+        manager.cdc_source("outbox", {"path": str(tmp_path / "b.db")})
+    finally:
+        sys.meta_path.remove(finder)
+    assert first > 0
+    assert finder.looks == first

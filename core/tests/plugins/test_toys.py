@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 DRIVER = """
-from dimesh.backends.memory import MemoryBackend, MemoryOptions
-from dimesh.clock import Clock
+from dimesh.backends.bus.memory import MemoryBackend, MemoryOptions
 from dimesh.spi import hookimpl
 
 class Plugin:
     @hookimpl
-    def dimesh_bus_backend(self, options, clock):
-        return MemoryBackend(MemoryOptions(**options), clock)
+    def dimesh_bus_backend(self, options, context):
+        return MemoryBackend(MemoryOptions(**options), context.clock)
 
 plugin = Plugin()
 """
@@ -65,7 +65,7 @@ TOYS: dict[str, tuple[str, dict[str, dict[str, str]]]] = {
     "toy-none": (GIVES.format(body="return None"), {"dimesh.bus": {"none": "toy_none:plugin"}}),
     "toy-thing": (GIVES.format(body="return object()"), {"dimesh.bus": {"thing": "toy_thing:plugin"}}),
     "toy-class": (
-        GIVES.format(body="from dimesh.backends.memory import MemoryBackend; return MemoryBackend"),
+        GIVES.format(body="from dimesh.backends.bus.memory import MemoryBackend; return MemoryBackend"),
         {"dimesh.bus": {"class": "toy_class:plugin"}},
     ),
     "toy-raiser": (
@@ -83,7 +83,7 @@ TOYS: dict[str, tuple[str, dict[str, dict[str, str]]]] = {
         {"dimesh.bus": {"misspelt": "toy_misspelt:plugin"}},
     ),
     "toy-signature": (
-        DRIVER.replace("options, clock", "opts, clock"),
+        DRIVER.replace("options, context", "opts, context"),
         {"dimesh.bus": {"signature": "toy_signature:plugin"}},
     ),
     "toy-async": (
@@ -106,6 +106,24 @@ TOYS: dict[str, tuple[str, dict[str, dict[str, str]]]] = {
         OBSERVES.format(hook="@hookimpl\ndef dimesh_publishd(topic): pass"),
         {"dimesh.hooks": {"watch-misspelt": "toy_watch_misspelt"}},
     ),
+    # Official and built-in names, taken by strangers.
+    "toy-thief": (
+        DRIVER + "print('stolen')",
+        {"dimesh.bus": {"memory": "toy_thief:plugin", "sqlite": "toy_thief:plugin"}},
+    ),
+    "toy-impostor": (
+        OBSERVES.format(hook="@hookimpl\ndef dimesh_published(topic): pass"),
+        {"dimesh.hooks": {"kafka": "toy_impostor"}, "dimesh.bus": {"kafka": "toy_impostor"}},
+    ),
+    "toy-chatty": (
+        "print('at import')\n"
+        + DRIVER.replace("        return", "        print('in the hook')\n        return"),
+        {"dimesh.bus": {"chatty": "toy_chatty:plugin"}},
+    ),
+    "toy-foreign": (
+        GIVES.format(body="import module_of_the_user"),
+        {"dimesh.bus": {"foreign": "toy_foreign:plugin"}},
+    ),
     "toy-watch-crash": ("1 / 0", {"dimesh.hooks": {"watch-crash": "toy_watch_crash"}}),
 }
 
@@ -125,7 +143,10 @@ def toys(tools: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 @pytest.fixture(scope="session")
 def outcomes(tools: Any, toys: tuple[Path, Path]) -> dict[str, dict[str, Any]]:
     """What asking for each bus driver gave, all by one manager in one process."""
-    names = sorted({name for _, points in TOYS.values() for name in points.get("dimesh.bus", {})})
+    names = sorted(
+        {name for toy, (_, points) in TOYS.items() for name in points.get("dimesh.bus", {})}
+        - {"memory", "sqlite", "kafka"}
+    )
     found: dict[str, dict[str, Any]] = tools.run_code(
         *toys,
         f"""
@@ -151,6 +172,7 @@ print(json.dumps(outcomes))
     return found
 
 
+@pytest.mark.slow
 def test_a_good_plugin_works_beside_the_bad_ones(outcomes: dict[str, dict[str, Any]]) -> None:
     assert outcomes["good"] == {"gave": "MemoryBackend", "state": "loaded", "reason": ""}
     assert outcomes["other"]["state"] == "loaded"
@@ -174,8 +196,8 @@ def test_a_good_plugin_works_beside_the_bad_ones(outcomes: dict[str, dict[str, A
         ("odd", "PluginContractError", "NoneType", "contract version '1'"),
         ("twin", "PluginConflictError", "NoneType", "offered by toy-twin-a 1.0 and toy-twin-b 1.0"),
         ("none", "PluginContractError", "NoneType", "returned None"),
-        ("thing", "PluginContractError", "NoneType", "is no BusBackend: it lacks append"),
-        ("class", "PluginContractError", "NoneType", "gave the class MemoryBackend"),
+        ("thing", "PluginContractError", "NoneType", "is not a BusBackend: it lacks append"),
+        ("class", "PluginContractError", "NoneType", "returned the class MemoryBackend"),
         ("raiser", "PluginError", "KeyError", "failed in dimesh_bus_backend: KeyError: 'host'"),
         ("quitter", "PluginError", "SystemExit", "failed in dimesh_bus_backend: SystemExit"),
         ("mute", "PluginContractError", "NoneType", "implements no hook"),
@@ -205,6 +227,7 @@ def test_rows_remember_what_failed(outcomes: dict[str, dict[str, Any]]) -> None:
     assert "toy-twin-b" not in outcomes["twin"]["reason"]  # the row's own
 
 
+@pytest.mark.slow
 def test_listing_imports_nothing(tools: Any, toys: tuple[Path, Path], tmp_path: Path) -> None:
     site, _ = toys
     listed = tools.run_code(
@@ -214,7 +237,7 @@ def test_listing_imports_nothing(tools: Any, toys: tuple[Path, Path], tmp_path: 
 import json, sys
 from dimesh.plugins import PluginManager
 rows = PluginManager().rows()
-light = not {"sqlite3", "networkx", "dimesh.backends.memory"} & set(sys.modules)
+light = not {"sqlite3", "networkx", "dimesh.backends.bus.memory"} & set(sys.modules)
 print(json.dumps([light, [[r.kind, r.name, r.distribution, r.version, r.state] for r in rows]]))
 """,
     )
@@ -227,6 +250,7 @@ print(json.dumps([light, [[r.kind, r.name, r.distribution, r.version, r.state] f
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_only_the_driver_asked_for_is_imported(tools: Any, toys: tuple[Path, Path], tmp_path: Path) -> None:
     site, _ = toys
     tools.run_code(
@@ -237,6 +261,7 @@ def test_only_the_driver_asked_for_is_imported(tools: Any, toys: tuple[Path, Pat
     assert [path.name for path in (tmp_path / "marks").iterdir()] == ["toy_good"]
 
 
+@pytest.mark.slow
 def test_observers_fail_alone_and_are_said_once(tools: Any, toys: tuple[Path, Path], tmp_path: Path) -> None:
     site, _ = toys
     warnings, rows, seen, errors, observes = tools.run_code(
@@ -256,7 +281,7 @@ observes = [manager.observes_published, manager.observes_delivered]
 for n in range(3):
     manager.published(f"topic{n}", None, None)
 import toy_watch
-rows = {r.name: [r.state, r.reason] for r in manager.rows() if r.kind == "hooks"}
+rows = {r.name: [r.state, r.reason] for r in manager.rows() if r.kind == "hooks" and "toy" in r.distribution}
 print(json.dumps([warnings, rows, toy_watch.seen, manager.observer_errors, observes]))
 """,
     )
@@ -270,6 +295,7 @@ print(json.dumps([warnings, rows, toy_watch.seen, manager.observer_errors, obser
     about = {name: [w for w in warnings if f"'{name}'" in w] for name in rows}
     assert {name: len(said) for name, said in about.items()} == {
         "watch": 0,
+        "kafka": 0,
         "watch-raises": 1,
         "watch-exits": 1,
         "watch-crash": 1,
@@ -293,8 +319,13 @@ print(json.dumps([warnings, rows, toy_watch.seen, manager.observer_errors, obser
         ("allow=['memory']", None, "not on the allow list"),
         ("allow=['Toy_Good']", "MemoryBackend", ""),
         ("allow=['good'], block=['toy_good:bus.good']", None, "on the block list"),
+        ("allow=['toy-good:bus.good']", "MemoryBackend", ""),
+        ("allow=['bus.good']", "MemoryBackend", ""),
+        ("allow=['toy-good:registry.good']", None, "not on the allow list"),
+        ("allow=['toy-watch']", None, "not on the allow list"),
     ],
 )
+@pytest.mark.slow
 def test_allow_and_block(
     tools: Any, toys: tuple[Path, Path], tmp_path: Path, arguments: str, gave: str | None, says: str
 ) -> None:
@@ -323,6 +354,7 @@ print(json.dumps([name, message, state, type(manager.bus_backend("memory")).__na
         assert list((tmp_path / "marks").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_conflict_is_settled_as_its_message_says(
     tools: Any, toys: tuple[Path, Path], tmp_path: Path, outcomes: dict[str, dict[str, Any]]
 ) -> None:
@@ -343,3 +375,128 @@ print(json.dumps({f"{r.distribution} {r.name}": r.state for r in manager.rows()}
     assert rows["toy-twin-a twin"] == "loaded"
     assert rows["toy-twin-b twin"] == "blocked"
     assert rows["toy-twin-b other"] == "loaded"
+
+
+def test_a_built_in_name_cannot_be_taken(tools: Any, toys: tuple[Path, Path], tmp_path: Path) -> None:
+    site, _ = toys
+    made, warnings, rows = tools.run_code(
+        site,
+        tmp_path,
+        """
+import json, logging
+warnings = []
+class Keep(logging.Handler):
+    def emit(self, record): warnings.append(record.getMessage())
+logging.getLogger("dimesh.plugins").addHandler(Keep(logging.WARNING))
+from dimesh.plugins import PluginManager
+manager = PluginManager()
+made = [type(manager.bus_backend("memory")).__module__ for _ in range(3)]
+rows = [[r.distribution, r.state, r.reason] for r in manager.rows() if (r.kind, r.name) == ("bus", "memory")]
+print(json.dumps([made, warnings, rows]))
+""",
+    )
+    assert made == ["dimesh.backends.bus.memory.backend"] * 3
+    assert warnings == ["bus 'memory' of toy-thief 1.0 is ignored: the name belongs to dimesh itself"]
+    assert rows == [
+        ["dimesh", "loaded", ""],
+        ["toy-thief", "blocked", "the name bus.memory belongs to dimesh itself"],
+    ]
+    assert list((tmp_path / "marks").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_official_name_on_the_allow_list_admits_no_stranger(
+    tools: Any, toys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    site, _ = toys
+    rows = tools.run_code(
+        site,
+        tmp_path,
+        """
+import json
+from dimesh.plugins import PluginManager
+rows = {}
+for entry in ("kafka", "bus.kafka", "toy-impostor:hooks.kafka"):
+    manager = PluginManager(allow=[entry])
+    manager.load_observers()
+    rows[entry] = {f"{r.distribution}:{r.kind}.{r.name}": r.state for r in manager.rows() if r.name == "kafka"}
+print(json.dumps(rows))
+""",
+    )
+    for entry in ("kafka", "bus.kafka"):
+        assert rows[entry]["toy-impostor:hooks.kafka"] == "blocked"
+        assert rows[entry]["toy-impostor:bus.kafka"] == "blocked"
+        assert rows[entry].get("dimesh-kafka:bus.kafka", "available") == "available"
+    assert rows["toy-impostor:hooks.kafka"]["toy-impostor:hooks.kafka"] == "loaded"
+    assert rows["toy-impostor:hooks.kafka"]["toy-impostor:bus.kafka"] == "blocked"
+
+
+@pytest.mark.slow
+def test_entries_of_the_lists_without_effect_are_reported(
+    tools: Any, toys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    site, _ = toys
+    warnings, rows = tools.run_code(
+        site,
+        tmp_path,
+        """
+import json, logging
+warnings = []
+class Keep(logging.Handler):
+    def emit(self, record): warnings.append(record.getMessage())
+logging.getLogger("dimesh.plugins").addHandler(Keep(logging.WARNING))
+from dimesh.plugins import PluginManager
+manager = PluginManager(allow=["toy-goood", "twin", "watch", "memory", "toy-good"], block=["nobody", "good"])
+manager.load_observers()
+rows = {r.name: r.reason for r in manager.rows() if r.state == "unknown"}
+print(json.dumps([warnings, rows]))
+""",
+    )
+    unknown = "no installed plugin or distribution has this name"
+    assert rows == {
+        "toy-goood": f"on the allow list, but {unknown}; did you mean 'toy-good'?",
+        "twin": "on the allow list, but it could mean toy-twin-a:bus.twin, toy-twin-b:bus.twin: name one of these",
+        "watch": "on the allow list, but an observer is listed with its distribution: toy-watch:hooks.watch",
+        "nobody": f"on the block list, but {unknown}",
+    }
+    assert warnings == [f"[plugins] {name!r} is {reason}" for name, reason in rows.items()]
+
+
+def test_what_plugins_print_goes_to_standard_error(
+    tools: Any, toys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    site, _ = toys
+    code = """
+from dimesh.plugins import PluginManager
+PluginManager().bus_backend("chatty")
+print("done")
+"""
+    done = tools.run_process(site, tmp_path, "-c", code)
+    assert done.stdout == "done\n"
+    assert "at import" in done.stderr
+    assert "in the hook" in done.stderr
+
+
+def test_a_missing_module_of_the_user_does_not_blame_the_plugin(outcomes: dict[str, dict[str, Any]]) -> None:
+    message = outcomes["foreign"]["message"]
+    assert message.endswith("needs the module 'module_of_the_user', which is not installed")
+
+
+@pytest.mark.slow
+def test_checking_imports_each_and_shows_state_and_time(
+    tools: Any, toys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    site, _ = toys
+    done = tools.run_process(site, tmp_path, "-m", "dimesh", "--output", "json", "plugins", "--check")
+    rows = {(row["kind"], row["name"], row["distribution"]): row for row in json.loads(done.stdout)}
+    assert done.returncode == 4  # some failed
+    assert rows["bus", "good", "toy-good"]["state"] == "loaded"
+    assert rows["bus", "good", "toy-good"]["ms"] > 0
+    assert rows["bus", "memory", "dimesh"]["state"] == "loaded"
+    assert rows["bus", "crash", "toy-crash"]["state"] == "failed"
+    assert "boom" in rows["bus", "crash", "toy-crash"]["reason"]
+    assert rows["bus", "wrong-kind", "toy-wrong-kind"]["reason"].endswith(
+        "does not implement dimesh_bus_backend"
+    )
+    assert rows["bus", "memory", "toy-thief"]["ms"] is None
+    assert "stolen" not in done.stdout + done.stderr

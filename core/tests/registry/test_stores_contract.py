@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dimesh.backends.registry_memory import MemoryStore
-from dimesh.backends.registry_sqlite import SqliteStore, SqliteStoreOptions
+from dimesh.backends.registry.memory import MemoryStore
+from dimesh.backends.registry.sqlite import SqliteStore, SqliteStoreOptions
 from dimesh.capabilities import Capability
 from dimesh.clock import SystemClock
 from dimesh_contracts.registry import NewStore, RegistryStoreContract

@@ -4,66 +4,71 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import threading
+import warnings
+import weakref
+from asyncio import get_running_loop
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
-from dimesh.bus import headers as h
-from dimesh.bus.deadletter import Failure, dead_letter
-from dimesh.bus.handler import EventHandler, Middleware, as_handler
-from dimesh.bus.observer import BusObserver
+from dimesh.bus.deadletter_writer import DeadLetterWriter
+from dimesh.bus.door import UNNAMED, Door, Operation, check_user_headers
+from dimesh.bus.handler import EventHandler, Middleware
+from dimesh.bus.interceptors import Interceptors
+from dimesh.bus.observer import BusObserver, observer_failed
 from dimesh.bus.options import SubscriptionOptions, SubscriptionStats
-from dimesh.bus.receipt import Receipt
-from dimesh.bus.requests import Requests, reply_to
-from dimesh.bus.schemas import SchemaGate, ValidatorSource
+from dimesh.bus.outgoing import Outgoing, check_event, check_key, sender_key
+from dimesh.bus.patterns import TopicSelection, is_pattern
+from dimesh.bus.redelivery import Redelivery
+from dimesh.bus.replies import Replies
+from dimesh.bus.requests import Requests
+from dimesh.bus.schemas import SchemaCheck, SchemaSource
+from dimesh.bus.services import Services
+from dimesh.bus.status import StatusWriter
 from dimesh.bus.subscription import Subscription
-from dimesh.capabilities import Capabilities, Capability
+from dimesh.bus.subscriptions import Subscriptions, Terms
+from dimesh.bus.sync import SyncBus
+from dimesh.bus.topics import TopicRules
+from dimesh.capabilities import Capabilities
 from dimesh.clock import Clock, SystemClock
-from dimesh.errors import (
-    BusClosedError,
-    ConfigurationError,
-    DimeshError,
-    EventError,
-    NotOfferedError,
-    TopicNotFoundError,
-)
+from dimesh.errors import BusClosedError, BusError, EventError
 from dimesh.events.event import Event
-from dimesh.events.ids import new_event_id
-from dimesh.events.metadata import MAX_FIELD, check_text
-from dimesh.events.names import KNOWN_TOPICS, check_group, check_topic
-from dimesh.events.topics import DEAD_LETTER_SUFFIX, dead_letter_topic
-from dimesh.spi.bus import DEFAULT_TIMEOUT, BusBackend, Delivery, Record, Start, StartAt, TopicConfig
+from dimesh.events.fields import NO_HEADERS
+from dimesh.events.metadata import check_text
+from dimesh.events.names import check_group
+from dimesh.spi.bus import DEFAULT_TIMEOUT, BusBackend, Record, Start, StartAt
+from dimesh.spi.interceptor import Interceptor
+from dimesh.spi.receipt import Receipt
+from dimesh.tasks import finish
 
 log = logging.getLogger("dimesh.bus")
 
 DRAIN_TIMEOUT: Final = 10.0
-DEAD_LETTERS_KEPT: Final = 100_000
-"""Records of a dead-letter topic that does not exist yet, where the backend counts; change it with ``create_topic``
-beforehand or later."""
-DEAD_LETTERS_KEPT_FOR: Final = 30 * 86_400.0
-"""Seconds, where it removes by age alone."""
-
-
-def sender_key(event: Event) -> str:
-    """The default ordering rule: one sending agent's events stay in order."""
-    return event.metadata.ordering_key
 
 
 class EventBus:
     """Publishes events and calls handlers. Made by :class:`EventBusFactory`; opens its backend at first use.
 
     Args:
-        backend: moves and keeps the records.
-        clock: time; tests hand in their own.
+        backend: moves and keeps the records. From now on only the door of this bus uses it.
+        clock: time; tests inject their own.
         seed: makes the jitter of retries repeatable.
         consumer_group: the group of subscriptions that name neither a group nor themselves.
         ordering_key: the rule for the ordering key of events published without one.
         registry: a schema registry; payloads are checked against subject ``event.<type>`` at publish and before
-            each handler.
-        observer: is told what happened (the plugin manager).
+            each handler, inside all interceptors.
+        interceptors: wrap every publish and every handling, the first one outermost; see
+            :mod:`dimesh.spi.interceptor`.
+        observer: is notified of what happened (the plugin manager).
+        principal: who publishes, reads and administers through this bus.
+        publish_timeout: seconds that a publish waits for room.
         drain_timeout: seconds that closing waits for handlers.
+        create_topics: whether a topic that does not exist is created at its first use; otherwise it is refused. The engine's
+            own topics, such as those of dead letters, are created in any case.
     """
 
     def __init__(
@@ -74,34 +79,89 @@ class EventBus:
         seed: int | None = None,
         consumer_group: str | None = None,
         ordering_key: Callable[[Event], str] = sender_key,
-        registry: ValidatorSource | None = None,
+        registry: SchemaSource | None = None,
+        interceptors: Sequence[Interceptor] = (),
         observer: BusObserver | None = None,
+        principal: str = UNNAMED,
         publish_timeout: float = DEFAULT_TIMEOUT,
         drain_timeout: float = DRAIN_TIMEOUT,
+        create_topics: bool = True,
     ) -> None:
-        self.backend = backend
+        self._door = Door(backend, principal)
         self.clock: Clock = clock or SystemClock()
-        self.rng = random.Random(seed)  # noqa: S311 - jitter
-        self.observer = observer
-        self.schema_gate = SchemaGate(registry, self.clock) if registry is not None else None
+        self._observer = observer
         self._ordering_key = ordering_key
         self._consumer_group = None if consumer_group is None else check_group(consumer_group)
         self._publish_timeout = publish_timeout
         self._drain_timeout = drain_timeout
-        self._subscriptions: dict[str, Subscription] = {}
-        self._dead_letter_topics: set[str] = set()
-        self._requests = Requests(self)
+        check = () if registry is None else (SchemaCheck(registry, self.clock),)
+        around = Interceptors((*interceptors, *check))
+        self._outgoing = Outgoing(self._door, self.clock, ordering_key, around, observer, publish_timeout)
+        self._direct = not around.publishing
+        self._append = self._door.appender(Operation.PUBLISH)
+        replies = Replies(self._outgoing)
+        self._services = Services(
+            self._door,
+            self.clock,
+            random.Random(seed),  # noqa: S311 - jitter
+            observer,
+            around,
+            self._outgoing,
+            DeadLetterWriter(self._door, replies, observer, publish_timeout),
+            Redelivery(self._door, self.clock, publish_timeout),
+            replies,
+            asyncio.Lock(),
+            StatusWriter(self._door),
+        )
+        self._topics = TopicRules(self._door, create_topics)
+        self._admitted = self._topics.admitted
+        self._subscriptions = Subscriptions(
+            self._door, self._services, self._topics, self._consumer_group, drain_timeout
+        )
+        self._requests = Requests(
+            self._door, self._outgoing, self.clock, self._listen, self.unsubscribe, lambda: self._closed
+        )
+        self._home: asyncio.AbstractEventLoop | None = None
+        """The event loop that the bus belongs to: the first one in which it was used."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The same while the bus is open; None otherwise. One comparison decides on the hot path."""
         self._opening: asyncio.Task[None] | None = None
-        self._open = False
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
+        self._sync: SyncBus | None = None
+        self._forgotten: weakref.finalize[..., EventBus] | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the backend can do."""
-        return self.backend.capabilities
+        """The capabilities of the backend."""
+        return self._door.capabilities
+
+    @property
+    def door(self) -> Door:
+        """The door to the backend, for what this class does not offer.
+
+        Raises:
+            BusError: this is another event loop than the one of the bus.
+        """
+        self._check_loop()
+        return self._door
+
+    @property
+    def sync(self) -> SyncBus:
+        """This bus for plain functions in other threads, such as handlers that are plain functions.
+
+        Raises:
+            BusError: the bus is not open.
+        """
+        if self._loop is None:
+            raise BusError(
+                "the bus is not open: open it first, or make a SyncBus of it, which opens it in a thread"
+            )
+        if self._sync is None:
+            self._sync = SyncBus(self, loop=self._loop)
+        return self._sync
 
     @property
     def closed(self) -> bool:
@@ -112,46 +172,61 @@ class EventBus:
         """Connect now instead of at first use.
 
         Raises:
-            StorageError, BusError: what the backend says.
+            StorageError, BusError: the backend cannot be opened.
         """
         if self._closed:
             raise BusClosedError("the bus is closed; make a new one")
-        if self._open:
+        self._enter()
+        if self._loop is not None:
             return
         if self._opening is None:
-            self._opening = asyncio.create_task(self.backend.open(), name="dimesh-bus-open")
+            self._opening = asyncio.ensure_future(self._door.open())
         try:
             await asyncio.shield(self._opening)
         except BaseException:
             if self._opening is not None and self._opening.done():
-                self._opening = None
+                self._opening = self._home = None  # another attempt may be in another event loop
             raise
-        self._open = True
+        if self._forgotten is None:
+            self._forgotten = weakref.finalize(
+                self, _warn_of_forgotten_close, self._door.name, self._door.path, os.getpid()
+            )
+        if not self._closed:
+            self._loop = self._home
 
     async def close(self, timeout: float | None = None) -> None:
-        """Drain and leave: handlers finish what they have (``timeout`` seconds, by default the bus's
-        ``drain_timeout``), positions are committed, the backend is closed. May be called twice.
+        """Drain and leave: handlers finish what they have, positions are committed, the backend is closed.
+
+        A batch that is filling is handed over at once. Each step has a bound: a handler or a plugin that swallows its
+        cancellation, or never returns, is left behind with a warning in the log that names the place where it hangs.
+        May be called twice. Called inside a handler of this bus (or in a task or thread of a handler that still runs), it
+        returns at once, since it would wait for itself: the bus takes no more calls, and closes when the handler has returned.
+
+        Args:
+            timeout: the seconds that handlers get to finish; by default the ``drain_timeout`` of the bus.
         """
+        self._enter()
         if self._closing is None:
             self._closed = True
+            self._loop = None
             self._closing = asyncio.create_task(
                 self._close(self._drain_timeout if timeout is None else timeout), name="dimesh-bus-close"
             )
-        await asyncio.shield(self._closing)
+        if not any(subscription.calls_us for subscription in self._subscriptions.everything):
+            await asyncio.shield(self._closing)
 
     async def _close(self, timeout: float) -> None:
-        if self._opening is not None and not self._opening.done():
-            await asyncio.wait([self._opening])
-        results = await asyncio.gather(
-            *(subscription.stop(timeout) for subscription in tuple(self._subscriptions.values())),
-            return_exceptions=True,
-        )
-        self._subscriptions.clear()
-        for result in results:
-            if isinstance(result, BaseException):
-                log.warning("a subscription did not close well", exc_info=result)
-        await self._requests.close()
-        await self.backend.close()
+        if self._forgotten is not None:
+            self._forgotten.detach()
+        try:
+            if self._opening is not None and not self._opening.done():
+                await finish(asyncio.wait([self._opening]), "opening the bus")
+            await self._subscriptions.close_all(timeout)
+            await finish(self._requests.close(), "deleting the reply topic")
+            await finish(self._services.status.close(), "writing the states of subscriptions")
+        finally:
+            self._subscriptions.open.clear()
+            await finish(self._door.close(), f"closing the {self._door.name} bus")
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -174,56 +249,61 @@ class EventBus:
         deliver_at: datetime | None = None,
         timeout: float | None = None,
     ) -> Receipt:
-        """Publish one event; returns when the backend has it, as durably as it promises.
+        """Publish one event; return when the backend has it, as durably as it promises.
 
         Args:
-            topic: made if it does not exist.
-            event: the event.
+            topic: created if it does not exist, unless the bus has ``create_topics=False``.
+            event: the event. Names of its headers must not begin with ``dimesh-``.
             key: ordering key; by default the bus's rule (``<pillar>:<agent>`` of the sender).
             delay: deliver only after this time (seconds or a timedelta).
             deliver_at: deliver only at or after this aware time.
             timeout: seconds to wait for room in a full buffer; 0: do not wait.
 
         Raises:
-            EventError: the topic's name or the key cannot be.
+            EventError: the topic's name, the key or a header is not acceptable, or the topic is not for users.
+            TopicNotFoundError: there is no such topic, and the bus creates none.
             SchemaValidationError: the registry has a schema for this type, and the payload does not satisfy it.
             BackpressureError: no room within ``timeout``.
             PublishError, StorageError: not acknowledged; publishing the same event again is safe.
             BusClosedError: the bus is closed.
         """
-        if not self._open or self._closed:
+        if get_running_loop() is not self._loop:
             await self._ensure_open()
-        if topic not in KNOWN_TOPICS:
-            check_topic(topic)
+        if topic not in self._admitted:
+            await self._admit(topic)
         if event.__class__ is not Event:  # what the types forbid, callers still do
-            _check_event(event)  # type: ignore[unreachable]
-        if key is None:
-            if self._ordering_key is sender_key:  # spelled out: it is half of what an event costs otherwise
-                metadata = event.metadata
-                key = f"{metadata.source_pillar}:{metadata.source_agent}"
-            else:
-                key = _check_key(self._ordering_key(event))
-        else:
-            key = _check_key(key)
-        if self.schema_gate is not None:
-            await self.schema_gate.check(event)
+            check_event(event)  # type: ignore[unreachable]
+        if not self._direct or self._ordering_key is not sender_key:
+            due = self._outgoing.due(delay, deliver_at)
+            keys = None if key is None else (check_key(key),)
+            (receipt,) = await self._outgoing.publish(
+                topic, (event,), keys=keys, deliver_at=due, timeout=timeout
+            )
+            return receipt
+        # From here on it is the same as Outgoing.publish, spelled out: the calls are half of what an event costs otherwise.
+        if event.headers is not NO_HEADERS:
+            check_user_headers(event.headers)
         metadata = event.metadata
+        pillar = metadata.source_pillar
         record = Record(
-            key,
+            f"{pillar}:{metadata.source_agent}" if key is None else check_key(key),
             event._event_type,
-            metadata.source_pillar,
+            pillar,
             metadata.priority._value_,
             event.data,
-            None if delay is None and deliver_at is None else self._due(delay, deliver_at),
+            None if delay is None and deliver_at is None else self._outgoing.due(delay, deliver_at),
             event,
         )
-        positions = await self.backend.append(
+        positions = await self._append(
             topic, (record,), timeout=self._publish_timeout if timeout is None else timeout
         )
         receipt = Receipt(topic, metadata.event_id, positions[0])
-        observer = self.observer
+        observer = self._observer
         if observer is not None and observer.observes_published:
-            observer.published(topic, event, receipt)
+            try:
+                observer.published(topic, event, receipt)
+            except (Exception, SystemExit) as failed:  # the event is published all the same
+                observer_failed(failed)
         return receipt
 
     async def publish_many(
@@ -239,85 +319,65 @@ class EventBus:
         """Publish events in order.
 
         Args:
+            topic: created if it does not exist, unless the bus has ``create_topics=False``.
+            events: the events.
             key: one ordering key for all; by default each event's own.
-            keys: an ordering key for each.
+            keys: an ordering key for each event.
+            timeout: seconds to wait for room in a full buffer; 0: do not wait.
             state: values to store in the same transaction, where the backend offers ``atomic-state``.
 
         Raises:
             What :meth:`publish` raises; then none of them was published, except after a PublishError: then any of
                 them may have been. Publishing all of them again is safe.
         """
-        if not self._open or self._closed:
+        if get_running_loop() is not self._loop:
             await self._ensure_open()
-        check_topic(topic)
+        await self._admit(topic)
         if not events and not state:
             return []
         for name in state or ():
             check_text("state key", name)
-        rule = self._ordering_key
         for event in events:
-            _check_event(event)
-            if self.schema_gate is not None:
-                await self.schema_gate.check(event)
+            if event.__class__ is not Event:
+                check_event(event)  # type: ignore[unreachable]
         if keys is not None:
             if len(keys) != len(events):
                 raise EventError(f"{len(keys)} ordering keys for {len(events)} events: give one for each")
-            records = [Record.of(event, _check_key(own)) for event, own in zip(events, keys, strict=True)]
+            keys = [check_key(own) for own in keys]
         elif key is not None:
-            key = _check_key(key)
-            records = [Record.of(event, key) for event in events]
-        elif rule is sender_key:
-            records = [Record.of(event, rule(event)) for event in events]
-        else:
-            records = [Record.of(event, _check_key(rule(event))) for event in events]
-        positions = await self.backend.append(
-            topic,
-            records,
-            timeout=self._publish_timeout if timeout is None else timeout,
-            state=state,
-        )
-        receipts = [
-            Receipt(topic, event.metadata.event_id, position)
-            for event, position in zip(events, positions, strict=True)
-        ]
-        observer = self.observer
-        if observer is not None and observer.observes_published:
-            for event, receipt in zip(events, receipts, strict=True):
-                observer.published(topic, event, receipt)
-        return receipts
-
-    def _due(self, delay: float | timedelta | None, deliver_at: datetime | None) -> float:
-        if Capability.DELAYED_DELIVERY not in self.capabilities:
-            raise NotOfferedError(f"the {self.backend.name} bus does not offer delayed delivery")
-        if delay is not None and deliver_at is not None:
-            raise ConfigurationError("give delay or deliver_at, not both")
-        if deliver_at is not None:
-            if deliver_at.tzinfo is None:
-                raise ConfigurationError("deliver_at has no time zone")
-            return deliver_at.timestamp()
-        assert delay is not None
-        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-        if not 0 <= seconds < 10 * 366 * 86_400:
-            raise ConfigurationError("delay must be between 0 and ten years")
-        return self.clock.time() + seconds
+            keys = [check_key(key)] * len(events)
+        return await self._outgoing.publish(topic, events, keys=keys, timeout=timeout, state=state)
 
     async def request(
         self, topic: str, event: Event, *, timeout: float = 30.0, key: str | None = None
     ) -> Event:
         """Publish a request and wait for the reply: what the handler returned, as an event.
 
+        After a time-out the same event can be requested again: a handler that has handled it already is not called again as long
+        as its subscription remembers the reply (the last 1,000 replies, at most 8 MiB), which is sent once more. Several calls
+        at once with the same event and topic share the first reply. A handler of batches replies with None.
+
+        Args:
+            topic: where a handler is subscribed that returns the reply.
+            event: the request.
+            timeout: seconds to wait, at most 12 hours.
+            key: ordering key; by default the bus's rule.
+
         Raises:
+            What :meth:`publish` raises.
             RequestTimeoutError: no reply within ``timeout`` seconds.
-            RemoteError: the handler failed for good.
+            RemoteError: the handler failed for good, or what it returned cannot be sent; the message is the reason.
         """
         await self._ensure_open()
-        return await self._requests.request(topic, event, timeout, key)
+        await self._admit(topic)
+        check_event(event)
+        return await self._requests.request(topic, event, timeout, None if key is None else check_key(key))
 
     # -- subscribing -----------------------------------------------------------------------------
 
     async def subscribe(
         self,
-        topic: str,
+        topic: str | Sequence[str],
         handler: EventHandler | Callable[..., Any],
         subscription_id: str | None = None,
         *,
@@ -332,194 +392,150 @@ class EventBus:
         """Call ``handler`` for the events of ``topic``. Returns the subscription's id.
 
         Args:
-            topic: made if it does not exist.
+            topic: created if it does not exist, unless the bus has ``create_topics=False``. Or several topics, or patterns such
+                as ``orders.*``: see :mod:`dimesh.bus.patterns`. Each topic then has lanes, limits and :meth:`stats` of its
+                own, as ``<id>@<topic>``; the id that is returned stands for all of them.
             handler: an EventHandler, or a function without filters.
             subscription_id: names the subscription; one that is given is also the group, unless ``group`` is.
-            group: subscriptions with one group share the events and go on where the group was. Without a group
-                (and without an id or the bus's ``consumer_group``) it is alone, sees every event from ``start`` on, and keeps no
-                position.
-            start: where a new group, or a lone subscription, begins: the latest event, the earliest, a time, or
-                offsets by partition.
-            reset: begin at ``start`` even if the group has a position.
+            group: subscriptions with one group share the events and continue where the group was. Without a group (and
+                without an id or the bus's ``consumer_group``) the subscription is alone, gets every event from ``start`` on, and
+                keeps no position.
+            start: where a new group, or a lone subscription, starts: the latest event, the earliest, a time, or offsets by
+                partition.
+            reset: start at ``start`` even if the group has a position.
             produce_to: a topic for what the handler returns (an event, several, or None). Where the backend states
                 ``transactions``, the events and the position of what was handled take effect together, so that each
-                event is answered once, whatever crashes; else the events come first and may come twice.
+                event is answered once, whatever crashes; otherwise the events are published first and may be repeated.
             alone: without a group, whatever the id and the bus's ``consumer_group`` are.
-            options: concurrency, retries, time limits, de-duplication.
-            middleware: wraps the handler; the first is the outermost.
+            options: concurrency, retries, circuit breaker, rate, time limits, de-duplication.
+            middleware: wraps the handler of this subscription, inside the interceptors of the bus; the first is the outermost.
 
         Raises:
-            EventError: a name that cannot be.
-            ConfigurationError: an option that cannot be, or an id that is taken on this bus.
-            NotOfferedError: the backend cannot start there.
+            EventError: a name is not acceptable.
+            ConfigurationError: an option is not acceptable, or the id is taken on this bus.
+            NotOfferedError: the backend cannot start there, cannot deliver again later, or has no patterns.
         """
         await self._ensure_open()
-        check_topic(topic)
-        if alone and group is not None:
-            raise ConfigurationError("a subscription is alone or in a group, not both")
-        if group is None and not alone:
-            group = subscription_id or self._consumer_group
-        if group is not None:
-            check_group(group)
-        if subscription_id is None:
-            subscription_id = f"{group or 'sub'}-{new_event_id()[-12:]}"
-        check_group(subscription_id)
-        if subscription_id in self._subscriptions:
-            raise ConfigurationError(
-                f"a subscription {subscription_id!r} is open on this bus; unsubscribe it first, or use another id"
-            )
-        if isinstance(start, datetime) and start.tzinfo is None:
-            raise ConfigurationError("start has no time zone: use an aware datetime")
-        called = as_handler(handler)
-        if produce_to is not None:
-            check_topic(produce_to)
-            if group is None or called.batch_size is not None:
-                raise ConfigurationError("produce_to needs a group, and a handler of single events")
-        subscription = Subscription(
-            self,
-            subscription_id,
-            topic,
-            group,
-            called,
-            start,
-            reset,
-            produce_to,
-            options or SubscriptionOptions(),
-            middleware,
+        terms = Terms(
+            handler, group, start, reset, produce_to, alone, options or SubscriptionOptions(), middleware
         )
-        self._subscriptions[subscription_id] = subscription
-        try:
-            await subscription.start()
-        except BaseException:
-            del self._subscriptions[subscription_id]
-            raise
-        return subscription_id
+        if is_pattern(topic) or (isinstance(topic, Sequence) and not isinstance(topic, (str, bytes))):
+            return await self._subscriptions.subscribe_several(TopicSelection(topic), subscription_id, terms)
+        await self._topics.admit(topic)
+        return await self._subscriptions.subscribe(topic, subscription_id, terms)
 
     async def unsubscribe(self, subscription_id: str) -> bool:
-        """Drain and close one subscription; False if there is none of that id."""
-        subscription = self._subscriptions.pop(subscription_id, None)
-        if subscription is None:
-            return False
-        await subscription.stop(self._drain_timeout)
-        return True
+        """Drain and close one subscription; return False if there is none with that id.
 
-    def stats(self) -> dict[str, SubscriptionStats]:
-        """Counters by subscription id."""
-        return {name: subscription.stats for name, subscription in self._subscriptions.items()}
+        It takes as long as :meth:`close` at most. Called inside a handler of that subscription, it returns at once, and the
+        subscription closes when the handler has returned.
+        """
+        self._enter()
+        return await self._subscriptions.close(subscription_id)
 
-    def subscription(self, subscription_id: str) -> Subscription:
-        """An open subscription.
+    def pause(self, subscription_id: str) -> None:
+        """Start no more calls of a subscription's handler until :meth:`resume`. Running calls finish.
+
+        The subscription keeps its partitions; it reads on until ``max_in_flight`` events wait. Closing it does not wait for
+        them: the next member of the group gets them. :meth:`idle` waits for the end of the pause.
 
         Raises:
-            ConfigurationError: none has that id.
+            ConfigurationError: no open subscription has that id.
         """
-        found = self._subscriptions.get(subscription_id)
-        if found is None:
-            raise ConfigurationError(f"no subscription {subscription_id!r} is open on this bus")
-        return found
+        self._check_loop()
+        self._subscriptions.set_paused(subscription_id, True)
+
+    def resume(self, subscription_id: str) -> None:
+        """End a pause, where the order of each key continues. Does nothing if there is none.
+
+        Raises:
+            ConfigurationError: no open subscription has that id.
+        """
+        self._check_loop()
+        self._subscriptions.set_paused(subscription_id, False)
+
+    def stats(self) -> dict[str, SubscriptionStats]:
+        """Return the counters of each subscription by its id."""
+        return {name: subscription.stats for name, subscription in self._subscriptions.open.items()}
+
+    def subscription(self, subscription_id: str) -> Subscription:
+        """Return an open subscription.
+
+        Raises:
+            ConfigurationError: no open subscription has that id.
+            BusError: this is another event loop than the one of the bus.
+        """
+        self._check_loop()
+        return self._subscriptions.get(subscription_id)
 
     async def idle(self) -> None:
-        """Return when every open subscription has handled what was published before the call."""
-        for subscription in tuple(self._subscriptions.values()):
+        """Wait until every open subscription has handled what was published before the call."""
+        self._enter()
+        for subscription in tuple(self._subscriptions.open.values()):
             await subscription.caught_up()
 
-    # -- for the workers -------------------------------------------------------------------------
-
-    async def dead_letter(self, subscription_id: str, delivery: Delivery, failure: Failure) -> None:
-        """Append to the dead-letter topic of the failure's topic.
-
-        An event that fails in a dead-letter topic stays where it is: it would go round in circles.
-        """
-        event = dead_letter(delivery, failure)
-        if not failure.topic.endswith(DEAD_LETTER_SUFFIX):
-            name = dead_letter_topic(failure.topic)
-            await self._ensure_dead_letters(name)
-            await self.backend.append(
-                name,
-                (Record.of(event, delivery.record.key),),
-                timeout=self._publish_timeout,
-            )
-        log.warning(
-            "dead letter: event %s of topic %s after %d attempts by %s (%s)",
-            event.event_id,
-            failure.topic,
-            failure.attempts,
-            failure.handler,
-            type(failure.error).__name__,
+    async def _listen(self, topic: str, receive: Callable[[Event], Any]) -> Subscription:
+        terms = Terms(
+            EventHandler(receive, name="dimesh.replies"),
+            group=None,
+            start=StartAt.LATEST,
+            reset=False,
+            produce_to=None,
+            alone=True,
+            options=SubscriptionOptions(handler_timeout=None, dedup_window=0),
+            middleware=(),
         )
-        if self.observer is not None:
-            self.observer.dead_lettered(failure.topic, subscription_id, event, failure.reason)
-        if h.REPLY_TO in event.headers:
-            await self.reply(event, None, failure.reason)
+        name = await self._subscriptions.subscribe(topic, None, terms)
+        return self._subscriptions.get(name)
 
-    async def _ensure_dead_letters(self, name: str) -> None:
-        # Made on purpose and not by the first append: a backend may keep nothing by default. One that is there keeps the
-        # settings that it has, so it is looked for first: create_topic would change them.
-        if name in self._dead_letter_topics or Capability.TOPIC_ADMIN not in self.capabilities:
+    async def _admit(self, topic: str) -> None:
+        """Check the topic of a publish. Subscriptions by pattern open their streams before its first event."""
+        if topic in self._admitted:
             return
-        if not await self._has_topic(name):
-            try:
-                await self.backend.create_topic(name, self._dead_letter_config())
-            except DimeshError as error:
-                if not await self._has_topic(name):
-                    raise
-                log.debug("topic %s is there, and is left as it is: %s", name, error)
-        self._dead_letter_topics.add(name)
+        await self._topics.admit(topic)
+        await self._subscriptions.see(topic)
 
-    async def _has_topic(self, name: str) -> bool:
-        try:
-            await self.backend.read(name, {}, 1)
-        except TopicNotFoundError:
-            return False
-        except NotOfferedError:
-            return any(topic.name == name for topic in await self.backend.topics())
-        return True
-
-    def _dead_letter_config(self) -> TopicConfig:
-        if Capability.RETENTION in self.capabilities:
-            return TopicConfig(partitions=1, retention_records=DEAD_LETTERS_KEPT)
-        if Capability.SEGMENT_RETENTION in self.capabilities or Capability.AGE_RETENTION in self.capabilities:
-            return TopicConfig(partitions=1, retention_seconds=DEAD_LETTERS_KEPT_FOR)
-        return TopicConfig(partitions=1)
-
-    async def record_of(self, event: Event) -> Record:
-        """An event that a handler produced, as it is published: with its key by the bus's rule, checked as in
-        :meth:`publish`.
-        """
-        if self.schema_gate is not None:
-            await self.schema_gate.check(event)
-        return Record.of(event, _check_key(self._ordering_key(event)))
-
-    async def reply(self, request: Event, result: Any, error: str | None = None) -> None:
-        """Answer a request. A reply that cannot be sent is logged: the request was handled all the same."""
-        topic = request.headers.get(h.REPLY_TO)
-        try:
-            answer = reply_to(request, result, error)
-            await self.backend.append(
-                check_topic(str(topic)),
-                (Record.of(answer, request.metadata.event_id),),
-                timeout=self._publish_timeout,
-            )
-        except DimeshError as failed:
-            log.warning("no reply to %s: %s", request.event_id, failed)
+    def admit_own_topic(self, topic: str) -> None:
+        """Let this bus publish and subscribe to one of dimesh's own topics, for an engine above the bus."""
+        self._topics.admit_own(topic)
 
     async def _ensure_open(self) -> None:
         if self._closed:
             raise BusClosedError("the bus is closed; make a new one")
-        if not self._open:
+        if self._loop is None:
             await self.open()
+        else:
+            self._enter()
+
+    def _enter(self) -> None:
+        """Make the running event loop that of the bus, or refuse another one before anything is done.
+
+        Raises:
+            BusError: this is another event loop than the one of the bus.
+        """
+        if self._home is None:
+            self._home = get_running_loop()
+        else:
+            self._check_loop()
+
+    def _check_loop(self) -> None:
+        home = self._home
+        running = asyncio._get_running_loop()
+        if home is not None and running is not None and running is not home:
+            raise BusError(
+                f"this bus belongs to another event loop{' (closed)' if home.is_closed() else ''} than the one that runs here "
+                f"(thread {threading.current_thread().name!r}); nothing was done. Make a bus for each event loop and close it "
+                "there, or call bus.sync, a SyncBus, from a thread without one"
+            )
 
 
-def _check_key(key: str) -> str:
-    # A lone surrogate would break the backends that write the key.
-    if key.__class__ is str and len(key) <= MAX_FIELD and key.isascii():
-        return key
-    check_text("ordering key", key)
-    return str.__str__(key)
-
-
-def _check_event(event: object) -> None:
-    if not isinstance(event, Event):
-        raise EventError(
-            f"{type(event).__name__} is not an Event: publish(topic, Event(type, metadata, payload))"
-        )
+def _warn_of_forgotten_close(name: str, path: str | None, pid: int) -> None:
+    if pid != os.getpid():
+        return  # a forked process has a copy of the object, and nothing to close
+    where = name if path is None else f"{name}, {path}"
+    warnings.warn(
+        f"an event bus ({where}) was open when it was garbage-collected, or when the program ended: await bus.close(), or "
+        "use 'async with'. Positions that were not committed are handled again",
+        ResourceWarning,
+        stacklevel=2,
+    )

@@ -1,8 +1,8 @@
-"""Makes a bus from a driver's name and options."""
+"""Makes a bus from the name and options of a driver."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Mapping
 from typing import Any, Final
 
 from dimesh.bus.engine import EventBus
@@ -12,9 +12,12 @@ ENGINE_OPTIONS: Final = frozenset(
     {
         "clock",
         "consumer_group",
+        "create_topics",
         "drain_timeout",
+        "interceptors",
         "observer",
         "ordering_key",
+        "principal",
         "publish_timeout",
         "registry",
         "seed",
@@ -26,28 +29,28 @@ class InMemoryEventBus(EventBus):
     """A bus inside this process.
 
     Args:
-        history: events to keep for each topic, for :meth:`get_events`; 0: none.
-        options: of the memory driver (partitions, capacity) and of :class:`EventBus`.
+        history: the number of events to keep of each topic, for :meth:`get_events`; 0: none.
+        options: options of the memory driver (partitions, capacity) and of :class:`EventBus`.
     """
 
     def __init__(self, history: int = 0, **options: Any) -> None:
-        from dimesh.backends.memory import MemoryBackend, MemoryOptions
+        from dimesh.backends.bus.memory import MemoryBackend, MemoryOptions
         from dimesh.clock import SystemClock
-        from dimesh.spi.options import parse_options
+        from dimesh.options import parse_options
 
-        engine = {name: options.pop(name) for name in tuple(options) if name in ENGINE_OPTIONS}
-        parsed = parse_options(MemoryOptions, {**options, "history": history}, "bus 'memory'")
-        super().__init__(MemoryBackend(parsed, engine.get("clock") or SystemClock()), **engine)
+        engine, driver = EventBusFactory.split_options(options)
+        parsed = parse_options(MemoryOptions, {**driver, "history": history}, "bus 'memory'")
+        backend = MemoryBackend(parsed, engine.get("clock") or SystemClock())
+        super().__init__(backend, **engine)
         self._history = history
-        self._kept: dict[str, deque[Event]] = {}
+        self._read_history = backend.history
 
     def get_events(self, topic: str) -> list[Event]:
-        """The last ``history`` events of a topic, oldest first. For tests.
+        """Return the last ``history`` events of a topic, oldest first. For tests.
 
         Raises:
             ConfigurationError: the bus was made without a history.
         """
-        from dimesh.backends.memory import MemoryBackend
         from dimesh.errors import ConfigurationError
 
         if not self._history:
@@ -55,22 +58,20 @@ class InMemoryEventBus(EventBus):
                 "this bus keeps no history: make it with InMemoryEventBus(history=1000) "
                 'or EventBusFactory.create("memory", history=1000)'
             )
-        backend = self.backend
-        assert isinstance(backend, MemoryBackend)
-        return [delivery.record.event for delivery in backend.history(topic)]
+        return [delivery.record.event for delivery in self._read_history(topic)]
 
 
 class EventBusFactory:
-    """Makes buses."""
+    """Makes buses of installed drivers."""
 
     @staticmethod
     def create(bus_type: str = "memory", **options: Any) -> EventBus:
-        """A bus of an installed driver; it connects at first use.
+        """Make a bus of an installed driver; it connects at first use.
 
         Args:
             bus_type: ``memory``, ``sqlite`` or the name of any installed bus plugin (``kafka``, ``pubsub``).
-            options: the driver's, and those of :class:`EventBus` (clock, seed, consumer_group, ordering_key, registry, observer,
-                publish_timeout, drain_timeout).
+            options: the driver's, and those of :class:`EventBus` (clock, seed, consumer_group, ordering_key, registry,
+                interceptors, observer, principal, publish_timeout, drain_timeout, create_topics).
 
         Raises:
             UnknownDriverError: (a ValueError) no such driver; lists what is installed and how to get the others.
@@ -80,7 +81,16 @@ class EventBusFactory:
             return InMemoryEventBus(**options)
         from dimesh.clock import SystemClock
         from dimesh.plugins import default_manager
+        from dimesh.spi.context import PluginContext
 
-        engine = {name: options.pop(name) for name in tuple(options) if name in ENGINE_OPTIONS}
-        backend = default_manager().bus_backend(bus_type, options, clock=engine.get("clock") or SystemClock())
+        engine, driver = EventBusFactory.split_options(options)
+        context = PluginContext(clock=engine.get("clock") or SystemClock())
+        backend = default_manager().bus_backend(bus_type, driver, context)
         return EventBus(backend, **engine)
+
+    @staticmethod
+    def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Split options into those of :class:`EventBus` and those of the driver, for a bus that is a class of its own."""
+        engine = {name: value for name, value in options.items() if name in ENGINE_OPTIONS}
+        driver = {name: value for name, value in options.items() if name not in ENGINE_OPTIONS}
+        return engine, driver

@@ -1,11 +1,11 @@
-"""A handler: a function, and which events it wants."""
+"""Handlers: a function, and a filter for the events that it is called with."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+from dimesh.bus.callables import check_handler, is_async, name_of
 from dimesh.errors import ConfigurationError
 from dimesh.events.event import Event
 from dimesh.events.metadata import check_text
@@ -16,24 +16,25 @@ from dimesh.spi.bus import Filter
 Next = Callable[[Event], Awaitable[Any]]
 _PRIORITIES = tuple(priority.value for priority in EventPriority)
 Middleware = Callable[[Event, Next], Awaitable[Any]]
-"""``async def middleware(event, call_next)``: may look, change what is passed on, time, skip or fail it."""
+"""``async def middleware(event, call_next)``: may read, change, time, skip or fail what is passed on."""
 
 
 class EventHandler:
-    """A function with its filters. An empty filter wants everything.
+    """A function with its filters. An empty filter lets everything through.
 
     Args:
-        handler_func: called with one :class:`Event` (or a list of them, with ``batch_size``); ``async def``, or
-            a plain function, which then runs in a thread. What it returns answers a request.
-        event_types: types to handle.
-        pillars: pillars of the sender to handle.
-        priority_filter: priorities to handle.
-        batch_size: hand over up to this many events at once, as a list.
-        batch_wait: seconds to wait for a batch to fill; 0: hand over what is there.
-        name: for listings and dead letters; by default the function's own.
+        handler_func: called with one :class:`Event` (or a list of them, with ``batch_size``); ``async def``, or a plain function,
+            which then runs in a thread. What it returns answers a request.
+        event_types: the event types to handle.
+        pillars: the pillars of senders to handle.
+        priority_filter: the priorities to handle.
+        batch_size: the largest number of events to hand over at once, as a list.
+        batch_wait: the seconds to wait for a batch to fill; 0: hand over what is there.
+        name: a name for listings and dead letters; by default that of the function.
 
     Raises:
-        ConfigurationError: not callable, or an unknown priority.
+        ConfigurationError: the function is a class or a generator function, or cannot be called with one argument; or a
+            priority is unknown.
         EventError: a type or pillar that no event can have.
     """
 
@@ -48,8 +49,7 @@ class EventHandler:
         batch_wait: float = 0.0,
         name: str | None = None,
     ) -> None:
-        if not callable(handler_func):
-            raise ConfigurationError(f"a handler must be callable, {type(handler_func).__name__} is not")
+        check_handler(handler_func, batch_size is not None)
         if batch_size is not None and batch_size < 1:
             raise ConfigurationError("batch_size must be 1 or more")
         self.handler_func = handler_func
@@ -66,21 +66,16 @@ class EventHandler:
         self.priorities = frozenset(EventPriority(priority).value for priority in priorities)
         self.batch_size = batch_size
         self.batch_wait = batch_wait
-        self.name: str = name or getattr(handler_func, "__qualname__", "") or type(handler_func).__name__
+        self.name: str = name or name_of(handler_func)
         self.filter = Filter(self.event_types, self.pillars, self.priorities)
 
     @property
     def is_async(self) -> bool:
-        """Whether the function is a coroutine function (also behind a callable object or a partial)."""
-        function = inspect.unwrap(self.handler_func)
-        while hasattr(function, "func"):  # functools.partial
-            function = function.func
-        return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004 - the method itself is asked for
-        )
+        """Whether the function is a coroutine function, also behind a callable object or a partial."""
+        return is_async(self.handler_func)
 
     def should_handle(self, event: Event) -> bool:
-        """Whether the event passes all filters."""
+        """Return whether the event passes all filters."""
         metadata = event.metadata
         return self.filter.wants(event._event_type, metadata.source_pillar, metadata.priority.value)
 
@@ -89,7 +84,7 @@ class EventHandler:
 
 
 def str_value(name: EventType | str) -> str:
-    """The dotted name of a type given either way."""
+    """Return the dotted name of a type that is given as an EventType or as text."""
     return name.value if isinstance(name, EventType) else name
 
 
@@ -100,12 +95,12 @@ def _several(value: Iterable[Any] | str | None) -> Iterable[Any]:
 
 
 def as_handler(handler: EventHandler | Callable[..., Any]) -> EventHandler:
-    """A bare function is a handler without filters."""
+    """Return the handler, or make one without filters from a function."""
     return handler if isinstance(handler, EventHandler) else EventHandler(handler)
 
 
 def compose(call: Next, middleware: Sequence[Middleware]) -> Next:
-    """One callable; the first middleware is the outermost."""
+    """Return one callable with all middleware around ``call``; the first middleware is the outermost."""
     for layer in reversed(middleware):
         call = _wrap(layer, call)
     return call

@@ -1,15 +1,22 @@
-"""Whom the engine tells what happened. The plugin manager is one; tests may bring their own."""
+"""The observer: what the engine notifies of what happened. The plugin manager is one observer; tests may bring their own."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from dimesh.bus.receipt import Receipt
 from dimesh.events.event import Event
+from dimesh.printable import printable_error
+from dimesh.spi.receipt import Receipt
+
+log = logging.getLogger("dimesh.bus")
 
 
 class BusObserver(Protocol):
-    """Every call is synchronous and must not raise. The flags keep the hot path free where nobody listens."""
+    """Every call is synchronous. One that raises is logged, and affects nothing else. The flags keep the hot path free where
+    there is no listener.
+    """
 
     @property
     def observes_published(self) -> bool:
@@ -22,17 +29,34 @@ class BusObserver(Protocol):
         ...
 
     def published(self, topic: str, event: Event, receipt: Receipt) -> None:
-        """The backend acknowledged an event."""
+        """Record that the backend acknowledged an event."""
         ...
 
     def delivered(self, topic: str, subscription: str, event: Event) -> None:
-        """A handler finished an event."""
+        """Record that a handler finished an event."""
         ...
 
     def failed(self, topic: str, subscription: str, event: Event, error: BaseException, attempt: int) -> None:
-        """A handler failed an event."""
+        """Record that a handler failed an event."""
         ...
 
     def dead_lettered(self, topic: str, subscription: str, event: Event, reason: str) -> None:
-        """An event went to the dead letters."""
+        """Record that an event was dead-lettered."""
         ...
+
+    def given_up(self, topic: str, subscription: str, event: Event, reason: str) -> None:
+        """Record that an event could neither be handled nor be dead-lettered."""
+        ...
+
+
+def notify(call: Callable[..., None], *arguments: Any) -> None:
+    """Call a method of an observer."""
+    try:
+        call(*arguments)
+    except (Exception, SystemExit) as error:
+        observer_failed(error)
+
+
+def observer_failed(error: BaseException) -> None:
+    """Log that an observer raised an exception."""
+    log.error("an observer of the bus failed: %s", printable_error(error), exc_info=error)

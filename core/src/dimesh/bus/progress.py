@@ -1,4 +1,4 @@
-"""What a subscription holds of one partition: which records are open, and how far everything is done."""
+"""What a subscription holds of one partition: which records are pending, and up to where everything is finished."""
 
 from __future__ import annotations
 
@@ -12,64 +12,80 @@ from dimesh.spi.bus import Attempts, Delivery, Record
 
 
 class Lane:
-    """The records of one ordering key that wait for their turn. One worker at a time serves a lane, so its records
-    are handled in order; a failing record keeps its lane waiting and nobody else's.
+    """The records of one ordering key that wait for their turn. One worker at a time serves a lane, so its records are
+    handled in order. A failing record holds up its own lane and no other.
     """
 
-    __slots__ = ("key", "part", "queue", "timer")
+    __slots__ = ("interrupted", "key", "part", "queue", "timer")
 
-    def __init__(self, part: PartitionProgress, key: str) -> None:
+    def __init__(self, part: PartitionProgress, key: str | None) -> None:
         self.part = part
         self.key = key
         self.queue: deque[Delivery] = deque()
         self.timer: Handle | None = None
-        """Set while the lane is parked: its first record is to be tried again, or its batch to fill."""
+        """Set while the lane is parked: its first record waits for its next attempt."""
+        self.interrupted: Sequence[Delivery] = ()
+        """The records whose handler was ended by GeneratorExit, see :meth:`dimesh.bus.workers.Workers.resume`."""
 
 
 class PartitionProgress:
-    """One assigned partition.
+    """The progress on one assigned partition.
 
-    The watermark is the smallest open offset, or where reading goes on if nothing is open: everything below it was
+    The watermark is the smallest pending offset, or the next offset to read if nothing is pending: everything below it was
     handled, so committing it can never skip a record.
     """
 
     __slots__ = (
         "attempts",
+        "began",
         "committed",
-        "given_up",
+        "drained",
         "lanes",
-        "left",
+        "mark",
         "next_offset",
         "number",
-        "open",
-        "outputs",
+        "pending",
+        "produced",
+        "revoked",
         "running",
         "seen",
+        "since",
+        "suspects",
     )
 
     def __init__(self, number: int, offset: int, window: int) -> None:
         self.number = number
         self.next_offset = offset
         self.committed = offset
-        self.open: set[int] = set()
-        self.lanes: dict[str, Lane] = {}
+        self.pending: set[int] = set()
+        """Offsets that were received and are not finished."""
+        self.lanes: dict[str | None, Lane] = {}
+        """The lanes by ordering key. The key None is that of the lane for records that are handled with care."""
         self.running = 0
-        """Lanes that a worker serves right now."""
+        """The number of lanes that a worker is serving."""
         self.seen = SeenWindow(window) if window else None
         self.attempts: dict[int, Attempts] = {}
-        self.outputs: dict[int, Sequence[Record]] = {}
-        """What handlers produced, by the offset of what they handled, until the position passes it."""
-        self.given_up = False
-        """Revoked or lost: nothing more of it is begun."""
-        self.left: asyncio.Future[None] | None = None
-        """Waits for the last running lane of a revoked partition."""
+        self.produced: dict[int, tuple[Delivery, Sequence[Record]]] = {}
+        """By offset, until the position passes it: a record that was handled, and the records that its handler produced."""
+        self.began = False
+        """Whether records were received."""
+        self.mark: Delivery | None = None
+        """The record that bears this member's mark, see :mod:`dimesh.bus.crashes`."""
+        self.suspects = 0
+        """The number of records that are still to be handled with care."""
+        self.since = 0.0
+        """The wall-clock time before which the backend took these records."""
+        self.revoked = False
+        """Whether the partition is revoked or lost: nothing more of it is started."""
+        self.drained: asyncio.Future[None] | None = None
+        """Done when the last running lane of a revoked partition has ended."""
 
     def watermark(self) -> int:
-        """The offset to commit."""
-        return min(self.open) if self.open else self.next_offset
+        """Return the offset to commit."""
+        return min(self.pending) if self.pending else self.next_offset
 
     def drop_parked(self) -> int:
-        """Forget the lanes that wait for another attempt; returns how many records. They stay open."""
+        """Forget the lanes that wait for another attempt; return the number of their records, which stay pending."""
         dropped = 0
         for lane in self.lanes.values():
             if lane.timer is not None:
@@ -79,9 +95,13 @@ class PartitionProgress:
                 lane.timer = None
         return dropped
 
-    def give_up(self) -> int:
-        """Drop what was not begun; returns how many records. They stay open, so they hold the watermark."""
-        self.given_up = True
+    def revoke(self) -> int:
+        """Start nothing more: see :meth:`drop_waiting`."""
+        self.revoked = True
+        return self.drop_waiting()
+
+    def drop_waiting(self) -> int:
+        """Drop what was not started; return the number of records. They stay pending, so they hold the watermark."""
         dropped = 0
         for lane in self.lanes.values():
             dropped += len(lane.queue)

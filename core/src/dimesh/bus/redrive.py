@@ -1,36 +1,55 @@
-"""The dead letters of a mesh: list them, send them back, or give them up.
+"""The dead letters of a mesh: list them, send them back, or discard them.
 
-A dead-letter topic is a log like any other, so nothing is ever taken out of it: what was sent back or given up is
-marked by a later record in the same topic, and the open entries are those without a mark.
+A dead-letter topic is a log like any other, so nothing is ever taken out of it: an entry that was sent back or discarded is
+marked by a later record in the same topic, and the open entries are those without a mark. A mark has a header that only the
+engine can write, so that an event from outside cannot close an entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from dimesh.bus import headers as h
-from dimesh.bus.deadletter import DISCARDED, REDRIVEN, UNDECODABLE, DeadLetter, revived
+from dimesh.bus.deadletter import (
+    DISCARDED,
+    REDRIVEN,
+    REFERENCES,
+    UNDECODABLE,
+    DeadLetter,
+    Form,
+    origin_topic,
+    revived,
+)
+from dimesh.bus.door import Operation
 from dimesh.bus.engine import EventBus
-from dimesh.errors import CodecError, EventError, PayloadError, TopicNotFoundError
+from dimesh.bus.reading import read_all
+from dimesh.capabilities import Capability
+from dimesh.errors import (
+    CodecError,
+    DimeshError,
+    NotOfferedError,
+    PositionLostError,
+    TopicNotFoundError,
+    is_permanent,
+)
 from dimesh.events.event import Event
 from dimesh.events.names import check_topic
 from dimesh.events.topics import DEAD_LETTER_SUFFIX, dead_letter_topic
-from dimesh.spi.bus import Delivery, Position, Record, StartAt
+from dimesh.spi.bus import Position, Record
 
 MAX_REDRIVES: Final = 3
 """An event that came back this often is not sent again unless forced: it would go round for ever."""
-PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class RedriveResult:
-    """What :meth:`DeadLetters.redrive` or :meth:`DeadLetters.discard` did."""
+    """The result of :meth:`DeadLetters.redrive` or :meth:`DeadLetters.discard`."""
 
     done: tuple[DeadLetter, ...]
     skipped: tuple[tuple[DeadLetter, str], ...]
-    """Each with the reason."""
+    """Each skipped entry with the reason."""
 
 
 class DeadLetters:
@@ -40,19 +59,19 @@ class DeadLetters:
         self._bus = bus
 
     async def topics(self) -> list[str]:
-        """Names of the dead-letter topics."""
+        """Return the names of the dead-letter topics."""
         await self._bus.open()
-        return [t.name for t in await self._bus.backend.topics() if t.name.endswith(DEAD_LETTER_SUFFIX)]
+        return [t.name for t in await self._bus.door.topics() if t.name.endswith(DEAD_LETTER_SUFFIX)]
 
     async def entries(self, topic: str | None = None, *, include_closed: bool = False) -> list[DeadLetter]:
-        """The open entries, oldest first.
+        """Return the open entries, oldest first.
 
         Args:
-            topic: the topic whose dead letters to list, with or without ``.dlq``; None: of all topics.
-            include_closed: those that were sent back or given up, too.
+            topic: the topic whose dead letters to list, with or without ``.dlq``; None: all topics.
+            include_closed: list entries that were sent back or discarded, too.
 
         Raises:
-            TopicNotFoundError: nothing of that topic was ever dead-lettered.
+            TopicNotFoundError: no event of that topic was ever dead-lettered.
         """
         await self._bus.open()
         names = await self.topics() if topic is None else [dead_letter_topic(check_topic(topic))]
@@ -61,41 +80,33 @@ class DeadLetters:
 
     async def _fold(self, name: str) -> list[DeadLetter]:
         entries: dict[Position, Event] = {}
-        redriven: set[Position] = set()
-        discarded: set[Position] = set()
-        async for delivery in self._scan(name):
+        closed: dict[Position, str] = {}
+        door = self._bus.door
+        if not any(topic.name == name for topic in await door.topics()):
+            raise TopicNotFoundError(
+                f"there is no topic {name!r}: no event of {name.removesuffix(DEAD_LETTER_SUFFIX)!r} was dead-lettered"
+            )
+        async for delivery in read_all(door, name):
             try:
                 event = delivery.record.event
             except CodecError:
-                continue  # our own damaged record: nothing can be said of it, and it stays where it is
+                continue  # a damaged record: nothing can be reported of it, and it stays where it is
             kind = event.event_type.value
-            # A dead letter says why it is one; without that look an event of these types could pose as a mark.
-            if kind in (REDRIVEN, DISCARDED) and h.DLQ_REASON not in event.headers:
-                position = _marked(event)
-                if position is not None:
-                    (redriven if kind == REDRIVEN else discarded).add(position)
+            position = _marked(event)
+            if position is not None:
+                closed[position] = kind
             else:
                 entries[Position(delivery.partition, delivery.offset)] = event
-        origin = name.removesuffix(DEAD_LETTER_SUFFIX)
         return [
-            DeadLetter(position, event, position in redriven, position in discarded, origin)
+            DeadLetter(
+                position,
+                event,
+                origin_topic(name, event),
+                redriven=closed.get(position) == REDRIVEN,
+                discarded=closed.get(position) == DISCARDED,
+            )
             for position, event in entries.items()
         ]
-
-    async def _scan(self, name: str) -> AsyncIterator[Delivery]:
-        backend = self._bus.backend
-        infos = [t for t in await backend.topics() if t.name == name]
-        if not infos:
-            raise TopicNotFoundError(
-                f"there is no topic {name!r}: nothing of {name.removesuffix(DEAD_LETTER_SUFFIX)!r} was dead-lettered"
-            )
-        page = list(await backend.read(name, StartAt.EARLIEST, PAGE))
-        while page:
-            following: dict[int, int] = {}
-            for delivery in page:
-                yield delivery
-                following[delivery.partition] = max(delivery.offset + 1, following.get(delivery.partition, 0))
-            page = list(await backend.read(name, following, PAGE))
 
     async def redrive(
         self,
@@ -106,14 +117,14 @@ class DeadLetters:
         limit: int | None = None,
         force: bool = False,
     ) -> RedriveResult:
-        """Send open entries back to the topic they came from, for the group that failed.
+        """Send open entries back to the topic that they failed on, for the group that failed.
 
         Args:
-            topic: the origin topic, with or without ``.dlq``.
+            topic: the topic that the events failed on, with or without ``.dlq``.
             positions: only these entries.
             ids: only entries of events with these ids.
-            limit: at most this many.
-            force: also those that were sent back three times already.
+            limit: the largest number of entries to send.
+            force: send entries, too, that were sent back three times already.
         """
         done: list[DeadLetter] = []
         skipped: list[tuple[DeadLetter, str]] = []
@@ -121,15 +132,61 @@ class DeadLetters:
             if limit is not None and len(done) >= limit:
                 break
             reason = _why_not(entry, force)
-            if reason is not None:
-                skipped.append((entry, reason))
+            original = None if reason is not None else await self.original(entry)
+            if original is None:
+                skipped.append((entry, reason or self._missing(entry)))
                 continue
-            # Back first, then the mark: a crash in between sends it twice, and the second one is recognised by
-            # its id and count.
-            await self._bus.backend.append(entry.topic, (Record.of(revived(entry), entry.key),))
-            await self._mark(dead_letter_topic(topic), entry, REDRIVEN)
+            # The event first, then the mark: a crash in between sends the event twice, and the repeat is recognised by its
+            # id and number of redrives.
+            event, key = original
+            try:
+                await self._bus.door.append(
+                    entry.topic, (Record.of(revived(entry, event), key),), operation=Operation.REDRIVE
+                )
+            except DimeshError as error:
+                if not is_permanent(error):
+                    raise
+                skipped.append((entry, f"the bus refuses it: {error}"))
+                continue
+            await self._mark(dead_letter_topic(topic), entry, REDRIVEN, Operation.REDRIVE)
             done.append(entry)
         return RedriveResult(tuple(done), tuple(skipped))
+
+    async def original(self, entry: DeadLetter) -> tuple[Event, str] | None:
+        """Return the event that failed, with its ordering key. If the entry is not whole, the event is read from its topic; None
+        if it cannot be read there any more.
+        """
+        if entry.form is Form.WHOLE:
+            return entry.event, entry.key
+        partition, offset = entry.origin
+        try:
+            found = await self._bus.door.read(
+                entry.topic, {partition: offset}, 1, operation=Operation.REDRIVE
+            )
+        except (NotOfferedError, TopicNotFoundError, PositionLostError):
+            return None
+        for delivery in found:
+            if (delivery.partition, delivery.offset) == (partition, offset):
+                try:
+                    event = delivery.record.event
+                except CodecError:
+                    return None
+                if event.event_id == entry.event_id:
+                    return event, delivery.record.key
+        return None
+
+    def _missing(self, entry: DeadLetter) -> str:
+        place = f"{entry.topic}, partition {entry.origin.partition}, offset {entry.origin.offset}"
+        what = "payload" if entry.form in REFERENCES else "headers"
+        why = (
+            "is no longer there"
+            if Capability.LOOK_BACK in self._bus.capabilities
+            else f"cannot be read again on the {self._bus.door.name} bus"
+        )
+        return (
+            f"the entry was too large for the {what} of the event, which {why} ({place}): have its sender publish it again, and "
+            "discard the entry"
+        )
 
     async def discard(
         self,
@@ -138,10 +195,10 @@ class DeadLetters:
         positions: Collection[Position] | None = None,
         ids: Collection[str] | None = None,
     ) -> RedriveResult:
-        """Mark open entries as given up. They stay readable until retention removes them."""
+        """Mark open entries as discarded. They stay readable until retention removes them."""
         done = self._chosen(await self.entries(topic), positions, ids)
         for entry in done:
-            await self._mark(dead_letter_topic(topic), entry, DISCARDED)
+            await self._mark(dead_letter_topic(topic), entry, DISCARDED, Operation.DISCARD)
         return RedriveResult(tuple(done), ())
 
     @staticmethod
@@ -154,32 +211,32 @@ class DeadLetters:
             if (positions is None or entry.position in positions) and (ids is None or entry.event_id in ids)
         ]
 
-    async def _mark(self, name: str, entry: DeadLetter, kind: str) -> None:
+    async def _mark(self, name: str, entry: DeadLetter, kind: str, operation: Operation) -> None:
         partition, offset = entry.position
-        mark = Event(kind, None, {"partition": partition, "offset": offset, "event_id": entry.event_id})
-        await self._bus.backend.append(name, (Record.of(mark, entry.key),))
+        mark = Event(
+            kind,
+            None,
+            {"partition": partition, "offset": offset, "event_id": entry.event_id},
+            headers={h.DLQ_CLOSES: f"{partition}/{offset}"},
+        )
+        await self._bus.door.append(name, (Record.of(mark, entry.key),), operation=operation)
 
 
 def _why_not(entry: DeadLetter, force: bool) -> str | None:
     if entry.event.event_type.value == UNDECODABLE:
-        return "its bytes are no event; read them with 'dlq show', then discard it"
-    try:
-        check_topic(entry.topic)
-    except EventError:
-        return "it does not say which topic it came from"
+        return "its bytes are not an event: read them with 'dlq show', then discard the entry"
     if entry.redrives >= MAX_REDRIVES and not force:
-        return f"it was sent back {entry.redrives} times already; mend the handler and force it"
+        return f"it was sent back {entry.redrives} times already: repair the handler, then force it"
     return None
 
 
-def _marked(mark: Event) -> Position | None:
-    try:
-        payload = mark.payload
-    except PayloadError:
+def _marked(event: Event) -> Position | None:
+    """Return the position of the entry that a mark closes; None for an event that is not a mark."""
+    # The payload says the same, for people: users can write a payload of that shape, and not the header.
+    closes = event.headers.get(h.DLQ_CLOSES)
+    if event.event_type.value not in (REDRIVEN, DISCARDED) or not isinstance(closes, str):
         return None
-    if not isinstance(payload, dict):
-        return None
-    partition, offset = payload.get("partition"), payload.get("offset")
-    if isinstance(partition, int) and isinstance(offset, int):
-        return Position(partition, offset)
+    partition, _, offset = closes.partition("/")
+    if partition.isdecimal() and offset.isdecimal() and len(closes) < 50:
+        return Position(int(partition), int(offset))
     return None

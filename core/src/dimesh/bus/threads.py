@@ -1,7 +1,7 @@
 """Threads for handlers that are plain functions.
 
-Not ``concurrent.futures``: its threads keep the process from ending while one of them hangs, and a handler may
-hang. These are daemons, and a thread whose call was given up is written off.
+``concurrent.futures`` is not used: its threads keep the process from ending while one of them hangs, and a handler may hang.
+These threads are daemons, and a thread whose call was given up is replaced until the call returns.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from dimesh.errors import BusError
@@ -19,8 +20,8 @@ MAX_ABANDONED: Final = 64
 
 
 class ThreadPool:
-    """Threads that run one call each at a time. There are as many as there were calls at once: the callers (the
-    workers of a subscription) are the bound.
+    """A pool of threads that run one call each at a time. It grows to the largest number of calls at once, which is bounded
+    by its callers, the workers of a subscription.
     """
 
     def __init__(self, name: str) -> None:
@@ -28,51 +29,68 @@ class ThreadPool:
         self._idle: list[_Thread] = []
         self._closed = False
         self.abandoned = 0
-        """Threads whose call was given up and still runs, as far as anybody knows."""
+        """The number of threads whose call was given up and still runs."""
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What ``function(*args)`` returns, called in a thread with the caller's context variables.
+        """Call ``function(*args)`` in a thread, with the context variables of the caller, and return its result.
 
-        A cancelled caller leaves the call running, since a thread cannot be stopped; its thread is written off.
+        A cancelled caller leaves the call running, since a thread cannot be stopped. The thread is abandoned until the call
+        returns, and then used again.
 
         Raises:
-            BusError: 64 calls already hang.
+            BusError: 64 calls that were given up still run.
         """
         if self.abandoned >= MAX_ABANDONED:
             raise BusError(
-                f"{self.abandoned} calls of {self._name} never came back; no more threads are given to it. "
-                "Restart the process, and make the handler time out by itself"
+                f"{self.abandoned} calls of {self._name} were given up and still run, so it gets no more threads until one of "
+                "them returns. Make the handler time out by itself"
             )
         thread = self._idle.pop() if self._idle else _Thread(f"{self._name}-thread")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        thread.jobs.put((contextvars.copy_context().run, (function, *args), future, loop))
+        thread.jobs.put(
+            (contextvars.copy_context().run, (function, *args), partial(self._returned, thread, future), loop)
+        )
         try:
-            result = await future
+            return await future
         except BaseException:
             if future.cancelled():
-                self.abandoned += 1
-                thread.jobs.put(None)
-            else:
-                self._give_back(thread)
+                self.abandoned += 1  # until _returned is called
             raise
-        self._give_back(thread)
-        return result
 
     def close(self) -> None:
-        """End the idle threads; a busy one ends after its call."""
+        """End the idle threads; a busy thread ends after its call."""
         self._closed = True
         while self._idle:
             self._idle.pop().jobs.put(None)
 
-    def _give_back(self, thread: _Thread) -> None:
+    def _returned(
+        self, thread: _Thread, future: asyncio.Future[Any], result: Any, error: BaseException | None
+    ) -> None:
+        """Pass the outcome of a call on, and take its thread back. Called in the event loop."""
         if self._closed:
             thread.jobs.put(None)
         else:
             self._idle.append(thread)
+        if future.cancelled():
+            self.abandoned -= 1
+        elif error is None:
+            future.set_result(result)
+        elif isinstance(error, (StopIteration, GeneratorExit, asyncio.CancelledError)):
+            # A future cannot carry StopIteration, CancelledError would look like a cancellation by the engine, and GeneratorExit
+            # would close the coroutine of the worker.
+            future.set_exception(RuntimeError(f"the handler raised {type(error).__name__}"))
+        else:
+            future.set_exception(error)
 
 
-_Job = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Job = tuple[
+    Callable[..., Any],
+    tuple[Any, ...],
+    Callable[[Any, BaseException | None], None],
+    asyncio.AbstractEventLoop,
+]
+"""A function, its arguments, the callback for its outcome, and the event loop to call that in."""
 
 
 class _Thread:
@@ -84,7 +102,7 @@ class _Thread:
 
     def _work(self) -> None:
         while (job := self.jobs.get()) is not None:
-            function, args, future, loop = job
+            function, args, returned, loop = job
             result: Any = None
             error: BaseException | None = None
             try:
@@ -92,19 +110,7 @@ class _Thread:
             except BaseException as caught:
                 error = caught
             try:
-                loop.call_soon_threadsafe(_settle, future, result, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(returned, result, error)
+            except RuntimeError:  # the loop is closed, so there is no caller any more
                 return
-            del job, function, args, future, loop, result, error
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    elif isinstance(error, (StopIteration, asyncio.CancelledError)):
-        # A future cannot carry the one, and the other would look like a cancellation of ours.
-        future.set_exception(RuntimeError(f"the handler raised {type(error).__name__}"))
-    else:
-        future.set_exception(error)
+            del job, function, args, returned, loop, result, error

@@ -1,8 +1,8 @@
-"""The workers of a subscription: they take lanes, call the handler, and see to what fails.
+"""The workers of a subscription: they take lanes, call the handler, and see to failures.
 
-There is a fixed number of them, started as needed; no task is made for an event. A worker serves one lane at a time
-and one record after the other. A record that failed is put back to the front of its lane, and the lane is parked
-until the backoff is over: its order is kept and no worker waits.
+Their number is fixed, and they are started as needed; no task is created for an event. A worker serves one lane at a time,
+one record after the other. A record that failed is put back to the front of its lane, and the lane is parked until the
+backoff is over: the order is kept and no worker waits.
 """
 
 from __future__ import annotations
@@ -12,113 +12,166 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from dimesh.bus import headers as h
-from dimesh.bus.deadletter import Failure
+from dimesh.bus.callables import NOT_RUN, not_run
+from dimesh.bus.crashes import Crashes
+from dimesh.bus.dedup import identity_of
+from dimesh.bus.door import without_engine_headers
+from dimesh.bus.failures import Failures
+from dimesh.bus.gate import Gate
 from dimesh.bus.handler import Middleware, compose
-from dimesh.bus.identity import identity_of
+from dimesh.bus.inflight import InFlight
+from dimesh.bus.observer import observer_failed
+from dimesh.bus.options import SubscriptionState, SubscriptionStats
 from dimesh.bus.production import producing
 from dimesh.bus.progress import Lane, PartitionProgress
+from dimesh.bus.replies import REPLY_PREFIX, Answers
+from dimesh.bus.services import Services
+from dimesh.bus.spec import SubscriptionSpec
 from dimesh.bus.threads import ThreadPool
-from dimesh.capabilities import Capability
 from dimesh.clock import Handle
-from dimesh.errors import BusError, CodecError, DimeshError, StorageError
-from dimesh.events.event import NO_HEADERS
-from dimesh.spi.bus import Attempts, Delivery
-
-if TYPE_CHECKING:
-    from dimesh.bus.subscription import Subscription
+from dimesh.errors import BusError
+from dimesh.events.current import handling_event
+from dimesh.events.fields import NO_HEADERS
+from dimesh.events.topics import DEAD_LETTER_SUFFIX
+from dimesh.spi.bus import Attempts, Delivery, Stream
+from dimesh.spi.interceptor import Handling
+from dimesh.tasks import end_tasks, place_of
 
 log = logging.getLogger("dimesh.bus")
 
 
 class Outcome(Enum):
-    """What became of a record whose handler failed."""
+    """The outcome of a failed attempt for its record."""
 
     PARKED = "parked"
     SETTLED = "settled"
-    LEFT_OPEN = "left open"
+    ABANDONED = "abandoned"
 
 
 class Worker:
-    """One worker's state."""
+    """The state of one worker."""
 
-    __slots__ = ("since", "task", "timed_out", "waiter")
+    __slots__ = ("cancelled", "since", "task", "timed_out", "waiter")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.waiter: asyncio.Future[None] | None = None
         self.since = 0.0
-        """Monotonic time at which the running call of the handler began; 0: none runs."""
+        """The monotonic time at which the running call of the handler started; 0: none runs."""
+        self.cancelled = False
+        """Whether the running call was cancelled. It has failed then, also if it swallows the cancellation and returns."""
         self.timed_out = False
+        """Whether it was cancelled because it took too long; otherwise because the subscription ends."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether the worker waits for work."""
+        return self.waiter is not None and not self.waiter.done()
+
+
+_serving: Final[ContextVar[Worker | None]] = ContextVar("dimesh_serving", default=None)
+"""The worker that runs this code; tasks and threads that a handler starts inherit it."""
 
 
 class Workers:
-    """See the module."""
+    """The workers of one subscription; see the module."""
 
-    def __init__(self, subscription: Subscription, middleware: Sequence[Middleware]) -> None:
-        self.sub = subscription
-        self.bus = subscription.bus
+    def __init__(
+        self,
+        spec: SubscriptionSpec,
+        services: Services,
+        in_flight: InFlight,
+        stats: SubscriptionStats,
+        middleware: Sequence[Middleware],
+        changed: Callable[[SubscriptionState, str], None],
+    ) -> None:
+        self.spec = spec
+        self.services = services
+        self.in_flight = in_flight
+        self.stats = stats
+        self.failures = Failures(spec, services, in_flight, stats)
+        self.crashes = Crashes(spec, services, self.failures)
+        self.clock = services.clock
+        self.answers = Answers(services.replies)
+        self.gate = Gate(spec.options, services.clock, stats, self.wake, changed)
         self.ready: deque[Lane] = deque()
+        """The lanes that a worker may take; while the gate is shut, those that wait for it."""
         self._idle: list[Worker] = []
         self._workers: list[Worker] = []
         self._watch_timer: Handle | None = None
-        self._keeps_attempts = Capability.DURABLE_ATTEMPTS in self.bus.backend.capabilities
-        handler = subscription.handler
+        self._keep_headers = _visible_headers(spec.topic)
+        handler = spec.handler
         self._threads = None if handler.is_async else ThreadPool(handler.name)
         self.call: Callable[[Any], Awaitable[Any]] = self._compose(middleware)
 
     def _compose(self, middleware: Sequence[Middleware]) -> Callable[[Any], Awaitable[Any]]:
-        function: Callable[[Any], Awaitable[Any]] = self.sub.handler.handler_func
+        spec = self.spec
+        function: Callable[[Any], Awaitable[Any]] = spec.handler.handler_func
         threads = self._threads
         if threads is not None:
-            plain = self.sub.handler.handler_func
+            plain = spec.handler.handler_func
 
             async def in_thread(event: Any) -> Any:
                 result = await threads.run(plain, event)
-                # A plain function may hand back a coroutine (a lambda around an async one does).
+                # A plain function may return a coroutine (a lambda around an async function does).
                 return await result if inspect.isawaitable(result) else result
 
             function = in_thread
-        if self.sub.produce_to is not None:
-            function = producing(self.bus, function)
-        gate = self.bus.schema_gate
-        if gate is None:
-            return compose(function, middleware)
-        inner = function
-
-        async def validated(event: Any) -> Any:
-            for one in event if isinstance(event, list) else (event,):
-                await gate.check(one)
-            return await inner(event)
-
-        return compose(validated, middleware)
+        batch = spec.handler.batch_size is not None
+        handling = Handling(spec.topic, spec.id, spec.group, spec.handler.name, batch)
+        function = self.services.interceptors.around_handler(handling, compose(function, middleware))
+        if spec.produce_to is not None:
+            function = producing(self.services.outgoing, spec.produce_to, function)
+        return function
 
     # -- life ------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to watch for calls that overrun their time."""
-        if self.sub.options.handler_timeout is not None:
-            self._arm_watch(self.sub.options.handler_timeout)
+    def start(self, stream: Stream) -> None:
+        """Start watching for calls that take longer than their limit."""
+        self.failures.start(stream)
+        if self.spec.options.handler_timeout is not None:
+            self._arm_watch(self.spec.options.handler_timeout)
+
+    @property
+    def serve_caller(self) -> bool:
+        """Whether the running code was called by one of these workers that has not finished its call."""
+        worker = _serving.get()
+        return worker is not None and not worker.resting and worker in self._workers
+
+    def hurry(self) -> None:
+        """Stop waiting for more work: nothing more comes, or it is not wanted here."""
+
+    def describe(self) -> str:
+        """Return the names of the workers that run a call, each with the place where it waits."""
+        return "; ".join(
+            f"{w.task.get_name()} in {place_of(w.task)}"
+            for w in self._workers
+            if w.task is not None and not w.task.done() and not w.resting
+        )
 
     async def stop(self) -> None:
-        """Cancel what runs; a cancelled call is not done."""
+        """Cancel the running calls; a cancelled call does not count as handled."""
         if self._watch_timer is not None:
             self._watch_timer.cancel()
-        current = asyncio.current_task()
-        tasks = [w.task for w in self._workers if w.task is not None and w.task is not current]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.gate.close()
+        for worker in self._workers:
+            worker.cancelled = True
+        await end_tasks([w.task for w in self._workers if w.task is not None])
         if self._threads is not None:
             self._threads.close()
 
     def put(self, part: PartitionProgress, deliveries: Sequence[Delivery]) -> None:
-        """Sort records into the lanes of their keys and set workers on them."""
+        """Sort records into the lanes of their keys, and wake workers for them."""
         lanes = part.lanes
         ready = self.ready
+        if part.suspects > 0 or None in lanes:
+            self._put_carefully(part, deliveries)
+            return
         for delivery in deliveries:
             key = delivery.record.key
             lane = lanes.get(key)
@@ -129,17 +182,19 @@ class Workers:
         self.wake()
 
     def wake(self) -> None:
-        """As many workers as lanes are ready."""
+        """Wake or start as many workers as lanes are ready."""
+        if self.gate.shut and self.gate.blocks():
+            return
         wanted = len(self.ready)
         while wanted and self._idle:
             waiter = self._idle.pop().waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
             wanted -= 1
-        while wanted and len(self._workers) < self.sub.options.concurrency:
+        while wanted and len(self._workers) < self.spec.options.concurrency:
             worker = Worker()
             self._workers.append(worker)
-            worker.task = asyncio.create_task(self._work(worker), name=f"dimesh-worker-{self.sub.id}")
+            worker.task = asyncio.create_task(self._work(worker), name=f"dimesh-worker-{self.spec.id}")
             worker.task.add_done_callback(report_death)
             wanted -= 1
 
@@ -152,164 +207,267 @@ class Workers:
     # -- handling --------------------------------------------------------------------------------
 
     async def _work(self, worker: Worker) -> None:
+        _serving.set(worker)
         ready = self.ready
+        gate = self.gate
         while True:
-            while ready:
+            while not (gate.shut and gate.blocks()) and ready:
                 lane = ready.popleft()
                 part = lane.part
                 part.running += 1
                 parked = False
                 try:
-                    parked = await self.serve(worker, lane)
+                    if lane.key is None:
+                        await self._serve_carefully(worker, lane)
+                    else:
+                        parked = await self.serve(worker, lane)
+                except GeneratorExit:
+                    if not _is_running(worker):
+                        raise  # the coroutine itself is closed
+                    worker.since = 0.0
+                    parked = await self.resume(lane)
                 finally:
+                    handling_event.set(None)
                     part.running -= 1
                     if not parked:
                         part.lanes.pop(lane.key, None)
-                    if part.left is not None and part.running == 0 and not part.left.done():
-                        part.left.set_result(None)
+                    if part.drained is not None and part.running == 0 and not part.drained.done():
+                        part.drained.set_result(None)
             await self.rest(worker)
 
     async def serve(self, worker: Worker, lane: Lane) -> bool:
-        """Handle the records of a lane until it is empty (False) or parked (True).
+        """Handle the records of a lane; return False when it is empty, True when it is parked or the gate is shut.
 
-        The hot path: all that an event costs when all goes well is in this loop.
+        This is the hot path: all that an event costs when all goes well is in this loop.
         """
-        sub = self.sub
+        spec = self.spec
+        in_flight = self.in_flight
         part = lane.part
         queue = lane.queue
         seen = part.seen
         call = self.call
-        stats = sub.stats
-        monotonic = self.bus.clock.monotonic
-        timed = sub.options.handler_timeout is not None
-        tracks = sub.tracks
-        settles = tracks or not sub.is_log
-        observer = self.bus.observer
+        stats = self.stats
+        monotonic = self.clock.monotonic
+        set_event = handling_event.set
+        timed = spec.options.handler_timeout is not None
+        tracks = spec.tracks
+        settles = tracks or not spec.is_log
+        produces = spec.produce_to is not None
+        commit_every = spec.commit_every
+        observer = self.services.observer
+        agent = pillar = None
+        sender = ""
+        gate = self.gate
         while queue:
+            if gate.shut and not gate.admit():
+                self.ready.appendleft(lane)
+                return True
             delivery = queue.popleft()
             try:
                 record = delivery.record
                 event = record.decoded or record.event
                 headers = event.headers
                 plain = headers is NO_HEADERS
-                identity = event.metadata.event_id if plain else identity_of(event)
-                if seen is not None and (identity in seen.young or identity in seen.old):
+                if plain:
+                    metadata = event.metadata
+                    if metadata.source_agent != agent or metadata.source_pillar != pillar:
+                        agent, pillar = metadata.source_agent, metadata.source_pillar
+                        sender = f"{pillar}\0{agent}\0"
+                    # identity_of, spelled out: one key is usually one sender.
+                    identity = sender + metadata.event_id
+                else:
+                    identity = identity_of(event)
+                if (
+                    seen is not None
+                    and (identity in seen.young or identity in seen.old)
+                    and (plain or h.REPLY_TO not in headers or await self.answers.again(identity, event))
+                ):
                     stats.duplicates += 1
                 elif not plain and not self.is_for_us(headers):
                     stats.skipped += 1
                 else:
+                    given = event if plain else without_engine_headers(event, self._keep_headers)
+                    set_event(given)
                     if timed:
                         worker.since = monotonic()
-                    result = await call(event)
+                    result = await call(given)
                     worker.since = 0.0
-                    if worker.timed_out:
-                        raise asyncio.CancelledError  # it swallowed the cancellation
+                    if worker.cancelled:
+                        raise asyncio.CancelledError  # the handler swallowed the cancellation
+                    if result is not None and result.__class__ in NOT_RUN:
+                        raise not_run(spec.handler.name, result)
                     if seen is not None:
                         seen.young.add(identity)
                         if len(seen.young) >= seen.size:
                             seen.turn()
                     stats.handled += 1
-                    if result and sub.produce_to is not None:
-                        part.outputs[delivery.offset] = result
+                    if result and produces:
+                        part.produced[delivery.offset] = (delivery, result)
                     if not plain and h.REPLY_TO in headers:
-                        await self.bus.reply(event, result)
+                        await self.answers.give(identity, event, None if produces else result)
                     if observer is not None and observer.observes_delivered:
-                        observer.delivered(sub.topic, sub.id, event)
-            except (KeyboardInterrupt, SystemExit):
+                        try:
+                            observer.delivered(spec.topic, spec.id, event)
+                        except (Exception, SystemExit) as failed:
+                            observer_failed(failed)
+            except KeyboardInterrupt:
                 raise
-            except BaseException as caught:
+            except GeneratorExit:
+                lane.interrupted = (delivery,)
+                raise
+            except BaseException as caught:  # sys.exit in a handler, too, is a failure of its event
                 worker.since = 0.0
                 outcome = await self.on_failure(lane, delivery, self.as_failure(worker, caught))
                 if outcome is Outcome.PARKED:
                     return True
-                if outcome is Outcome.LEFT_OPEN:
-                    # Whoever gets this record gets those behind it too: handling them now would break their order.
+                if outcome is Outcome.ABANDONED:
+                    # The next member that gets this record gets those behind it, too: handling them now would break their
+                    # order.
                     left = len(queue)
                     queue.clear()
-                    sub.drop(left)
+                    in_flight.abandon(left)
                     continue
             if part.attempts:
-                await self.forget_attempts(part, delivery)
-            sub.in_flight -= 1
+                await self.failures.forget_attempts(part, delivery)
+            in_flight.count -= 1
             if settles:
                 if tracks:
-                    part.open.discard(delivery.offset)
+                    part.pending.discard(delivery.offset)
                 else:
-                    sub.acks.append(delivery)
-                sub.uncommitted += 1
-                if sub.uncommitted >= sub.commit_every:
-                    sub.uncommitted = 0
-                    sub.commit_wanted.set()
-            if sub.thresholds:
-                sub.check_thresholds()
+                    in_flight.acks.append(delivery)
+                in_flight.uncommitted += 1
+                if in_flight.uncommitted >= commit_every:
+                    in_flight.uncommitted = 0
+                    in_flight.commit_wanted.set()
+            if in_flight.count < in_flight.alarm:
+                in_flight.check_thresholds()
         return False
 
-    def is_for_us(self, headers: Mapping[str, str | bytes]) -> bool:
-        """False for an event that was redriven for another group."""
-        target = headers.get(h.REDRIVE_GROUP)
-        return target is None or target == (self.sub.group or "")
+    def _put_carefully(self, part: PartitionProgress, deliveries: Sequence[Delivery]) -> None:
+        lane = part.lanes.get(None)
+        if lane is None and deliveries:
+            lane = part.lanes[None] = Lane(part, None)
+            self.ready.append(lane)
+        if lane is not None:
+            lane.queue.extend(deliveries)
+        self.wake()
 
-    def settle(self, part: PartitionProgress, delivery: Delivery) -> None:
-        """The record is done (outside the hot path, which has this inline)."""
-        sub = self.sub
-        sub.in_flight -= 1
-        if sub.tracks or not sub.is_log:
-            if sub.tracks:
-                part.open.discard(delivery.offset)
-            else:
-                sub.acks.append(delivery)
-            sub.uncommitted += 1
-            if sub.uncommitted >= sub.commit_every:
-                sub.uncommitted = 0
-                sub.commit_wanted.set()
-        if sub.thresholds:
-            sub.check_thresholds()
+    async def resume(self, lane: Lane) -> bool:
+        """Count a failure of records whose handler was ended by GeneratorExit; return what :meth:`serve` returns.
+
+        A handler that awaits a future with this exception closes all coroutines up to that of the worker, which alone goes on. So
+        this cannot be done where the handler was called.
+        """
+        part = lane.part
+        served = next((each for each in part.lanes.values() if each.interrupted), lane)
+        (first, *others), served.interrupted = served.interrupted, ()
+        served.queue.extendleft(reversed(others))
+        error = RuntimeError(f"the handler {self.spec.handler.name} was ended by GeneratorExit")
+        outcome = await self.on_failure(served, first, error)
+        if outcome is Outcome.SETTLED:
+            await self.failures.forget_attempts(part, first)
+            self.in_flight.settle(part, first)
+        elif outcome is Outcome.ABANDONED:
+            self.in_flight.abandon(len(lane.queue))
+            lane.queue.clear()
+        if served is not lane:  # a record that was handled with care
+            if outcome is not Outcome.PARKED:
+                part.lanes.pop(served.key, None)
+        elif outcome is Outcome.PARKED:
+            return True
+        if lane.queue:
+            self.ready.append(lane)
+        return bool(lane.queue)
+
+    async def _serve_carefully(self, worker: Worker, lane: Lane) -> None:
+        """Handle records one at a time, of which one may end the process; see :mod:`dimesh.bus.crashes`."""
+        part = lane.part
+        queue = lane.queue
+        while queue:
+            if not self.crashes.is_suspect(part, queue[0]):
+                rest = tuple(queue)
+                queue.clear()
+                del part.lanes[None]
+                self.put(part, rest)
+                return
+            delivery = queue.popleft()
+            key = delivery.record.key
+            parked = part.lanes.get(key)
+            if parked is not None:  # an earlier record of the key waits for its next attempt
+                parked.queue.append(delivery)
+                continue
+            own = part.lanes[key] = Lane(part, key)
+            died = self.crashes.verdict(part, delivery)
+            if died is not None:
+                await self.finish_failed(part, delivery, died, part.attempts[delivery.offset])
+                del part.lanes[key]
+                continue
+            own.queue.append(delivery)
+            async with self.crashes.careful(part, delivery):
+                parked_now = await self.serve(worker, own)
+                left = not parked_now and delivery.offset in part.pending
+                if not parked_now:
+                    del part.lanes[key]
+            if left:  # to the next member: so is what is behind it
+                self.in_flight.abandon(len(queue))
+                queue.clear()
+
+    def is_for_us(self, headers: Mapping[str, str | bytes]) -> bool:
+        """Return False for an event that was redriven for another group."""
+        target = headers.get(h.REDRIVE_GROUP)
+        return target is None or target == (self.spec.group or "")
 
     # -- failing ---------------------------------------------------------------------------------
 
     def as_failure(self, worker: Worker, caught: BaseException) -> BaseException:
-        """What to count the exception as. A cancellation from outside goes on: it is neither success nor failure."""
+        """Return the error to count. A cancellation from outside is raised again: it is neither a success nor a failure."""
+        if worker.cancelled and not worker.timed_out:
+            # The subscription has ended. A call that is left behind is destroyed with its event loop: GeneratorExit.
+            raise caught if isinstance(caught, GeneratorExit) else asyncio.CancelledError from caught
         task = asyncio.current_task()
         if worker.timed_out:
-            worker.timed_out = False
-            self.sub.stats.timeouts += 1
+            worker.timed_out = worker.cancelled = False
+            self.stats.timeouts += 1
             if task is not None:
                 task.uncancel()
-            limit = self.sub.options.handler_timeout
-            timeout = TimeoutError(f"the handler {self.sub.handler.name} took longer than {limit:g} s")
+            limit = self.spec.options.handler_timeout
+            timeout = TimeoutError(f"the handler {self.spec.handler.name} took longer than {limit:g} s")
             return timeout.with_traceback(caught.__traceback__)
         if isinstance(caught, asyncio.CancelledError):
             if task is not None and task.cancelling():
                 raise caught
-            return BusError(f"the handler {self.sub.handler.name} cancelled itself").with_traceback(
+            return BusError(f"the handler {self.spec.handler.name} cancelled itself").with_traceback(
                 caught.__traceback__
             )
         return caught
 
-    def count(self, part: PartitionProgress, delivery: Delivery) -> Attempts:
-        """One more failed attempt."""
-        before = part.attempts.get(delivery.offset)
-        now = self.bus.clock.time()
-        attempts = Attempts(before.failures + 1, before.first) if before else Attempts(1, now)
-        part.attempts[delivery.offset] = attempts
-        return attempts
-
     async def on_failure(self, lane: Lane, delivery: Delivery, error: BaseException) -> Outcome:
-        """Park the lane for another attempt, or bury the record."""
+        """Park the lane for another attempt, or set the record aside, also if the code for that fails."""
+        try:
+            return await self._retry(lane, delivery, error)
+        except Exception:  # nothing below should raise: without this last resort the group would stop
+            log.critical(
+                "subscription %s: a failure could not be handled as it should", self.spec.id, exc_info=True
+            )
+            attempts = lane.part.attempts.get(delivery.offset) or Attempts(1, self.clock.time())
+            return await self._set_aside(lane.part, delivery, error, attempts)
+
+    async def _retry(self, lane: Lane, delivery: Delivery, error: BaseException) -> Outcome:
         part = lane.part
-        policy = self.sub.options.retry
-        attempts = self.count(part, delivery)
-        self.report(delivery, error, attempts.failures)
-        if part.given_up:
-            self.leave_open()
-            return Outcome.LEFT_OPEN
-        final = policy.is_fatal(error) or attempts.failures >= policy.attempts
-        if final:
-            return await self.bury(part, delivery, error, attempts)
-        await self.keep_attempts(delivery, attempts)
-        if self.sub.stopping and self.sub.comes_again:
-            self.leave_open()
-            return Outcome.LEFT_OPEN
+        failures = self.failures
+        attempts = failures.count(part, delivery)
+        failures.report(delivery, error, attempts.failures)
+        self.gate.failed(error)
+        if part.revoked:
+            self.in_flight.abandon()
+            return Outcome.ABANDONED
+        if failures.is_final(error, attempts):
+            return await self._set_aside(part, delivery, error, attempts)
+        await failures.keep_attempts(part, delivery, attempts)
+        if self.in_flight.stopping and self.spec.comes_again:
+            self.in_flight.abandon()
+            return Outcome.ABANDONED
+        delay = failures.delay(attempts)
         lane.queue.appendleft(delivery)
 
         def unpark() -> None:
@@ -317,87 +475,56 @@ class Workers:
             self.ready.append(lane)
             self.wake()
 
-        lane.timer = self.bus.clock.call_later(policy.delay(attempts.failures, self.bus.rng), unpark)
+        lane.timer = self.clock.call_later(delay, unpark)
         return Outcome.PARKED
 
-    def leave_open(self) -> None:
-        """The record is no longer ours to finish: whoever has the partition next gets it."""
-        self.sub.in_flight -= 1
-        if self.sub.thresholds:
-            self.sub.check_thresholds()
-
-    async def bury(
+    async def _set_aside(
         self, part: PartitionProgress, delivery: Delivery, error: BaseException, attempts: Attempts
     ) -> Outcome:
-        """Append to the dead letters, however often it takes: the record counts as done only when it is there."""
-        sub = self.sub
-        failure = Failure(
-            error,
-            attempts.failures,
-            attempts.first,
-            self.bus.clock.time(),
-            sub.topic,
-            sub.group or "",
-            sub.handler.name,
-        )
-        tries = 0
-        while not part.given_up:
-            try:
-                await self.bus.dead_letter(sub.id, delivery, failure)
-            except DimeshError as refused:
-                tries += 1
-                wait = sub.options.retry.delay(tries, self.bus.rng) + 0.1
-                log.error("subscription %s: cannot dead-letter, again in %.1f s: %s", sub.id, wait, refused)
-                await self.bus.clock.sleep(wait)
-            else:
-                sub.stats.dead_lettered += 1
-                return Outcome.SETTLED
-        self.leave_open()
-        return Outcome.LEFT_OPEN
+        if await self.failures.set_aside(part, delivery, error, attempts):
+            return Outcome.SETTLED
+        self.in_flight.abandon()
+        return Outcome.ABANDONED
 
-    def report(self, delivery: Delivery, error: BaseException, attempt: int) -> None:
-        """Count a failure and tell the observer."""
-        self.sub.stats.failed += 1
-        log.debug("subscription %s: attempt %d failed", self.sub.id, attempt, exc_info=error)
-        observer = self.bus.observer
-        if observer is not None:
-            try:
-                event = delivery.record.event
-            except CodecError:
-                return
-            observer.failed(self.sub.topic, self.sub.id, event, error, attempt)
-
-    async def keep_attempts(self, delivery: Delivery, attempts: Attempts | None) -> None:
-        """Make the count durable where the backend can. That it cannot right now stops nothing."""
-        if not self._keeps_attempts or self.sub.group is None:
-            return
-        try:
-            await self.sub.stream.save_attempts(delivery, attempts)
-        except (BusError, StorageError) as error:
-            log.warning("subscription %s: attempts not saved: %s", self.sub.id, error)
-
-    async def forget_attempts(self, part: PartitionProgress, delivery: Delivery) -> None:
-        """After success or burial."""
-        if part.attempts.pop(delivery.offset, None) is not None:
-            await self.keep_attempts(delivery, None)
+    async def finish_failed(
+        self, part: PartitionProgress, delivery: Delivery, error: BaseException, attempts: Attempts
+    ) -> None:
+        """Set a record aside that is not tried again, and count it as finished."""
+        if await self._set_aside(part, delivery, error, attempts) is Outcome.SETTLED:
+            await self.failures.forget_attempts(part, delivery)
+            self.in_flight.settle(part, delivery)
 
     # -- overrunning calls -----------------------------------------------------------------------
 
     def _arm_watch(self, limit: float) -> None:
         # One timer for all workers instead of one for each call.
-        def look() -> None:
-            now = self.bus.clock.monotonic()
+        def check() -> None:
+            now = self.clock.monotonic()
             for worker in self._workers:
                 if worker.since and now - worker.since >= limit and not worker.timed_out:
-                    worker.timed_out = True
+                    worker.timed_out = worker.cancelled = True
                     if worker.task is not None:
                         worker.task.cancel()
-            self._watch_timer = self.bus.clock.call_later(limit / 4, look)
+            self._watch_timer = self.clock.call_later(limit / 4, check)
 
-        self._watch_timer = self.bus.clock.call_later(limit / 4, look)
+        self._watch_timer = self.clock.call_later(limit / 4, check)
+
+
+def _visible_headers(topic: str) -> str | None:
+    """Return the beginning of the names of the engine's headers that handlers of a topic see; None: they see none."""
+    if topic.endswith(DEAD_LETTER_SUFFIX):
+        return h.DLQ_PREFIX  # subscribers of dead letters read there why an event failed
+    return h.REPLY if topic.startswith(REPLY_PREFIX) else None
+
+
+def _is_running(worker: Worker) -> bool:
+    try:
+        return asyncio.current_task() is worker.task
+    except RuntimeError:  # no event loop runs
+        return False
 
 
 def report_death(task: asyncio.Task[None]) -> None:
-    """Say so when one of the engine's own tasks ends by an exception: that is a bug, and never silent."""
+    """Log that one of the engine's own tasks ended by an exception: that is a bug, and never silent."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("%s died of a bug in dimesh", task.get_name(), exc_info=error)

@@ -1,14 +1,15 @@
-"""Change data capture: what changes in a system, as events."""
+"""Change data capture: the changes in a system as events."""
 
 from __future__ import annotations
 
-from dimesh.cdc.connector import CDCConnector, SourceConnector
+from dimesh.cdc.connector import CDCConnector
 from dimesh.cdc.events import CDCEvent, CDCOffset
 from dimesh.cdc.manager import CDCManager
-from dimesh.cdc.state import MemoryState, StateStore
+from dimesh.cdc.source_connector import SourceConnector
+from dimesh.cdc.state import MemoryState
 from dimesh.cdc.status import CDCConnectorStatus
-from dimesh.cdc.store import SqliteCDCStore
 from dimesh.spi.cdc import Operation as CDCOperation
+from dimesh.spi.state import StateStore
 
 __all__ = [
     "CDCConnector",
@@ -19,6 +20,5 @@ __all__ = [
     "CDCOperation",
     "MemoryState",
     "SourceConnector",
-    "SqliteCDCStore",
     "StateStore",
 ]

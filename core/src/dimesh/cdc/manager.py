@@ -1,4 +1,4 @@
-"""Several connectors together."""
+"""The manager: several connectors, started and stopped together."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 
 from dimesh.bus.engine import EventBus
 from dimesh.cdc.connector import CDCConnector
+from dimesh.cdc.reports import SourceReport
 from dimesh.errors import ConfigurationError
 
 log = logging.getLogger("dimesh.cdc")
 
 
 class CDCManager:
-    """Starts, stops and reports on connectors. One that fails does not touch the others.
+    """Starts and stops connectors and reports their status. A connector that fails does not affect the others.
 
     Args:
-        event_bus: where their changes go.
+        event_bus: the bus for their changes.
     """
 
     def __init__(self, event_bus: EventBus) -> None:
@@ -26,29 +27,31 @@ class CDCManager:
         self._connectors: dict[str, CDCConnector] = {}
 
     def register_connector(self, connector: CDCConnector) -> None:
-        """Take a connector in.
+        """Register a connector.
 
         Raises:
-            ConfigurationError: its id is taken.
+            ConfigurationError: a connector with this id is registered already.
         """
         if connector.connector_id in self._connectors:
             raise ConfigurationError(f"a connector {connector.connector_id!r} is registered already")
         self._connectors[connector.connector_id] = connector
 
     def get_connector(self, connector_id: str) -> CDCConnector:
-        """A connector by id.
+        """Return a connector by its id.
 
         Raises:
-            ConfigurationError: (a ValueError) there is none; lists those there are.
+            ConfigurationError: (a ValueError) there is no such connector; the message lists the registered ones.
         """
         found = self._connectors.get(connector_id)
         if found is None:
             have = ", ".join(sorted(self._connectors)) or "none"
-            raise ConfigurationError(f"no connector {connector_id!r} is registered; there are: {have}")
+            raise ConfigurationError(
+                f"no connector {connector_id!r} is registered; the registered connectors are: {have}"
+            )
         return found
 
     async def start_connector(self, connector_id: str, objects: Sequence[str]) -> None:
-        """Have a connector follow objects. Raises what :meth:`CDCConnector.start` raises."""
+        """Start to capture objects with a connector. Raises the errors of :meth:`CDCConnector.start`."""
         await self.get_connector(connector_id).start(objects)
 
     async def stop_connector(self, connector_id: str) -> None:
@@ -62,8 +65,12 @@ class CDCManager:
         )
         for connector_id, result in zip(self._connectors, results, strict=True):
             if isinstance(result, BaseException):
-                log.warning("connector %s did not stop well", connector_id, exc_info=result)
+                log.warning("connector %s failed while it stopped", connector_id, exc_info=result)
 
     def get_status(self) -> dict[str, dict[str, Any]]:
-        """By connector id: see :meth:`CDCConnector.get_status`."""
+        """Return the status of every connector by its id; see :meth:`CDCConnector.get_status`."""
         return {connector_id: connector.get_status() for connector_id, connector in self._connectors.items()}
+
+    def reports(self) -> dict[str, SourceReport]:
+        """Return the state of every connector as operators see it, by its id."""
+        return {connector_id: connector.report() for connector_id, connector in self._connectors.items()}

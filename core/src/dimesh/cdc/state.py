@@ -1,62 +1,70 @@
-"""Where the runner keeps how far it is.
+"""The progress of a captured object, and how it is stored.
 
-With a bus that offers ``atomic-state`` the position is stored in the transaction that publishes the changes. Otherwise it
-is stored after the acknowledgement: a crash in between repeats changes, with the same event ids, and loses none.
+On a bus with the capability ``atomic-state``, the position is stored in the transaction that publishes the changes. On any
+other bus it is stored after the acknowledgement: a crash in between repeats changes, with the same event ids, and loses none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import msgspec
 from msgspec.structs import replace
 
+from dimesh.bus.door import Operation
 from dimesh.bus.engine import EventBus
 from dimesh.capabilities import Capability
 from dimesh.errors import CDCError
 from dimesh.events.event import Event
 from dimesh.spi.cdc import Gap
+from dimesh.spi.state import StateStore
 
-_LONGEST_CAUSE: Final = 1_000
+_MAX_CAUSE: Final = 1_000
+_RELIST_PAUSE: Final = 9.0
+"""The pause after a listing that no gap asked for, as a multiple of its duration."""
 
 
 def progress_key(connector_id: str, object: str) -> str:
-    """What positions and rows of an object are kept by."""
+    """Return the key under which the progress and the rows of an object are stored."""
     return f"cdc/{connector_id}/{object}"
 
 
 class Progress(msgspec.Struct, array_like=True, kw_only=True):
-    """How far one object is."""
+    """The progress of one object. The order of the fields is the stored format; new fields go to the end."""
 
     phase: Literal["snapshot", "stream"] = "snapshot"
     position: bytes
-    """While streaming, where to go on; during a snapshot, where the stream will begin."""
+    """While streaming, the position to resume from; during a snapshot, the position at which the stream will start."""
     resume: bytes | None = None
-    """During a snapshot, the last batch that is published."""
+    """The position of the last published batch of a snapshot; None outside a snapshot."""
     rows: int = 0
-    """Rows of the snapshot published so far."""
+    """The number of rows of the snapshot that are published so far."""
     repair: str = ""
-    """During a snapshot after a gap: its cause."""
+    """The cause of the gap that the snapshot repairs; empty if it repairs none."""
     generation: int = 0
-    """How often the object was repaired: rows that a repair has not seen are gone."""
+    """The number of repairs so far. A row that the latest repair has not seen was deleted."""
     batch: int = 0
-    """How many batches with changes are published: what is remembered of rows is right if it is of the same batch."""
+    """The number of published batches with changes. Stored rows are valid only if they belong to the same batch."""
     snapshot_end: float = 0.0
-    """When the last snapshot ended; changes from before that may be in its rows already."""
+    """The time at which the last snapshot ended. Earlier changes may be contained in its rows already."""
     epoch: int = 0
-    """When it was begun, in ms: after a reset the readings of rows have other names than before."""
+    """The time of the first start in milliseconds, so that snapshots after a reset have other names than before."""
     at: float = 0.0
-    """When this was stored. Times are seconds of the wall clock."""
-    owed: str = ""
-    """While streaming: causes of gaps that are to be repaired by reading all rows."""
+    """The time at which this was stored. Times are seconds of the wall clock."""
+    pending_repair: str = ""
+    """While streaming, the causes of gaps that are waiting for a repair by a new snapshot; empty if there are none."""
     repair_began: float = 0.0
-    """When the last repair began; 0: there was none."""
+    """The time at which the last repair started; 0 if there was none."""
     repair_after: float = 0.0
-    """When the next may begin."""
+    """The earliest time at which the next repair may start."""
+    gap_since: float = 0.0
+    """The start of the earliest gap that is pending or being repaired; 0: there is none, or it is unknown."""
+    relisting: bool = False
+    """Whether the snapshot lists the rows again because the stream does not report all changes."""
 
-    def again(self, cause: str, now: float) -> Progress:
-        """All rows are to be read anew, for this cause; the stream goes on from where it is."""
+    def start_resnapshot(self, cause: str, now: float) -> Progress:
+        """Return the progress at the start of a snapshot that repairs a gap. The stream will resume from its current position."""
         return Progress(
             position=self.position,
             repair=cause,
@@ -65,20 +73,35 @@ class Progress(msgspec.Struct, array_like=True, kw_only=True):
             batch=self.batch,
             at=self.at,
             repair_began=now,
+            gap_since=self.gap_since,
         )
 
-    def owing(self, gaps: Sequence[Gap]) -> Progress:
-        """After gaps were told."""
+    def start_relisting(self, now: float) -> Progress:
+        """Return the progress at the start of a snapshot that finds changes which the stream does not report."""
+        return replace(self.start_resnapshot("", now), relisting=True)
+
+    def relist_at(self, interval: float) -> float:
+        """Return the time at which the rows are due to be listed again."""
+        took = self.snapshot_end - self.repair_began if self.repair_began else 0.0
+        return self.snapshot_end + max(interval, took * _RELIST_PAUSE)
+
+    def with_gaps(self, gaps: Sequence[Gap]) -> Progress:
+        """Return the progress with the gaps pending that only a new snapshot repairs."""
         causes = [gap.cause for gap in gaps if gap.resnapshot]
         if not causes:
             return self
-        known = self.owed or self.repair
+        starts = [gap.since.timestamp() for gap in gaps if gap.resnapshot and gap.since is not None]
+        since = min([self.gap_since] * bool(self.gap_since) + starts, default=0.0)
+        known = self.pending_repair or self.repair
         new = [cause for cause in dict.fromkeys(causes) if cause not in known]
-        return replace(self, owed="; ".join([known, *new] if known else new)[:_LONGEST_CAUSE])
+        pending = "; ".join([known, *new] if known else new)[:_MAX_CAUSE]
+        return replace(self, pending_repair=pending, gap_since=since)
 
-    def streaming(self, now: float, pause: float) -> Progress:
-        """The snapshot is over. If it was a repair, the next one waits for so many times of what this one took: then repairs
-        leave time, and requests, for everything else, whatever tells of gaps how often.
+    def enter_streaming(self, now: float, pause: float) -> Progress:
+        """Return the progress at the end of a snapshot.
+
+        After a repair, the next one waits for the duration of this one times ``pause``. So repairs leave time and requests
+        for everything else, however often gaps are reported.
         """
         took = max(now - self.repair_began, 0.0) if self.repair else 0.0
         return Progress(
@@ -94,8 +117,8 @@ class Progress(msgspec.Struct, array_like=True, kw_only=True):
         )
 
     @property
-    def reading(self) -> str:
-        """Tells this reading of the rows from others of the object."""
+    def snapshot_epoch(self) -> str:
+        """The name of the current snapshot, which differs from those of all other snapshots of the object."""
         return f"{self.epoch}.{self.generation}"
 
 
@@ -103,30 +126,18 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Progress).decode
 
 
-class StateStore(Protocol):
-    """Keeps small values by key, durably."""
-
-    async def load(self, key: str) -> bytes | None:
-        """The value saved last."""
-        ...
-
-    async def save(self, key: str, value: bytes | None) -> None:
-        """Replace it; None removes it."""
-        ...
-
-
 class MemoryState:
-    """Values of this process only."""
+    """A state store in memory."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
 
     async def load(self, key: str) -> bytes | None:
-        """The value saved last."""
+        """Return the value that was saved last under ``key``, or None."""
         return self.values.get(key)
 
     async def save(self, key: str, value: bytes | None) -> None:
-        """Replace it."""
+        """Replace the value of ``key``; None removes it."""
         if value is None:
             self.values.pop(key, None)
         else:
@@ -134,10 +145,11 @@ class MemoryState:
 
 
 class ProgressLog:
-    """Publishes changes and stores the progress, together where the bus can.
+    """Publishes changes and stores the progress, in one transaction if the bus supports that.
 
     Args:
-        state: for buses that cannot; None: memory.
+        bus: the bus.
+        state: the store for a bus that does not support it; None: a store in memory.
     """
 
     def __init__(self, bus: EventBus, state: StateStore | None = None) -> None:
@@ -145,30 +157,35 @@ class ProgressLog:
         self._atomic = Capability.ATOMIC_STATE in bus.capabilities and state is None
         self._state = state or MemoryState()
 
-    async def load(self, key: str) -> Progress | None:
-        """The progress stored last.
-
-        Raises:
-            CDCError: it is not readable.
-        """
+    async def load_raw(self, key: str) -> bytes | None:
+        """Return the stored progress as it is stored; None if there is none."""
         if self._atomic:
             await self._bus.open()
-            raw = await self._bus.backend.load_state(key)
+            raw = await self._bus.door.load_state(key)
         else:
             raw = await self._state.load(key)
-        if not raw:
+        return raw or None
+
+    async def load(self, key: str) -> Progress | None:
+        """Return the stored progress; None if there is none.
+
+        Raises:
+            CDCError: the stored progress cannot be decoded.
+        """
+        raw = await self.load_raw(key)
+        if raw is None:
             return None
         try:
             return _decode(raw)
         except msgspec.MsgspecError as error:
             raise CDCError(
-                f"the stored position {key!r} cannot be read ({error}): reset the connector"
+                f"the stored progress {key!r} cannot be decoded ({error}): reset the connector"
             ) from error
 
     async def publish(
         self, topic: str, events: Sequence[Event], keys: Sequence[str], key: str, progress: Progress
     ) -> None:
-        """Publish, and store the progress."""
+        """Publish events and store the progress."""
         if self._atomic:
             await self._bus.publish_many(topic, events, keys=keys, state={key: _encode(progress)})
             return
@@ -177,9 +194,15 @@ class ProgressLog:
         await self._state.save(key, _encode(progress))
 
     async def reset(self, key: str) -> None:
-        """Forget the progress: the next start begins with a snapshot."""
-        if self._atomic:
+        """Delete the progress: the next start begins with a snapshot."""
+        await self.replace({key: None})
+
+    async def replace(self, values: Mapping[str, bytes | None]) -> None:
+        """Replace progress as it is stored; None deletes. On a bus with the capability ``atomic-state``, in one transaction."""
+        if self._atomic and values:
             await self._bus.open()
-            await self._bus.backend.append("dimesh.cdc", (), state={key: b""})
-        else:
-            await self._state.save(key, None)
+            stored = {key: value or b"" for key, value in values.items()}
+            await self._bus.door.append("dimesh.cdc", (), state=stored, operation=Operation.PUBLISH)
+        elif values:
+            for key, value in values.items():
+                await self._state.save(key, value)

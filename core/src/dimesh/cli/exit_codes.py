@@ -6,9 +6,10 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a command ended with. The numbers are part of the interface."""
+    """The exit code of a command. The numbers are part of the interface."""
 
     meaning: str
+    """The meaning, for ``--help`` and the documentation."""
 
     def __new__(cls, value: int, meaning: str) -> ExitCode:
         member = int.__new__(cls, value)
@@ -17,11 +18,11 @@ class ExitCode(IntEnum):
         return member
 
     OK = 0, "done"
-    FAILED = 1, "something failed; the message says what"
-    USAGE = 2, "the command line is wrong"
-    CONFIGURATION = 3, "a setting is wrong or missing"
-    PLUGIN = 4, "a plugin is missing, broken or of another version"
-    UNAVAILABLE = 5, "the bus, broker or storage cannot be used"
-    PARTIAL = 6, "a part was done: some events or entries were refused"
-    NOT_FOUND = 7, "no such topic, group or entry"
+    FAILED = 1, "the command failed, as its message explains"
+    USAGE = 2, "the command line is invalid"
+    CONFIGURATION = 3, "a setting is invalid or missing"
+    PLUGIN = 4, "a plugin is missing, broken or incompatible"
+    UNAVAILABLE = 5, "the bus, broker, storage or port is unavailable"
+    PARTIAL = 6, "partly done: some events or entries were refused"
+    NOT_FOUND = 7, "the topic, group, event or entry does not exist"
     INTERRUPTED = 130, "interrupted"

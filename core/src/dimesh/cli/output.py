@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs. Never both."""
+"""The output of commands: tables for people or JSON for programs, never both."""
 
 from __future__ import annotations
 
@@ -6,52 +6,66 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from dimesh.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+NOTES: Final = "dimesh.cli"
+"""The logger of the remarks of commands, where the log is JSON."""
+
 
 class Output:
-    """Where a command's result goes.
+    """Prints the results of a command.
 
     Args:
-        as_json: one JSON document, or one object a line for streams.
-        color: False: never.
-        quiet: nothing but results and errors.
+        as_json: print one JSON document, or one object per line for streams.
+        color: whether colour may be used.
+        quiet: print results and errors only.
     """
 
     def __init__(self, as_json: bool = False, color: bool = True, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self.notes_as_records = False
+        """Whether remarks are records of the log: standard error then has JSON lines only."""
         self._color = color and "NO_COLOR" not in os.environ
 
     @property
     def interactive(self) -> bool:
-        """Whether a person watches."""
+        """Whether a person watches the output on a terminal."""
         return sys.stderr.isatty() and not self.as_json and not self.quiet
 
     def console(self, error: bool = False) -> Console:
-        """A rich console; without colour where none is wanted."""
+        """Return a rich console, without colour if colour is off."""
         from rich.console import Console
 
-        # A pipe or file has no width: nothing is cut or wrapped there.
+        # A pipe or file has no width, so nothing is cut or wrapped there.
         width = None if (sys.stderr if error else sys.stdout).isatty() else 10_000
         return Console(stderr=error, no_color=not self._color, highlight=False, width=width)
 
     def document(self, value: Any) -> None:
-        """One JSON document."""
+        """Print one JSON document."""
         sys.stdout.write(_as_json(value, 2) + "\n")
 
     def line(self, value: Mapping[str, Any]) -> None:
-        """One JSON object on a line of its own, at once."""
+        """Print one JSON object on a line of its own, and flush it."""
         sys.stdout.write(_as_json(value) + "\n")
         sys.stdout.flush()
 
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, title: str = ""
     ) -> None:
-        """Rows, as a table or as a JSON list of objects (keys are the columns)."""
+        """Print rows as a table, or as a JSON list of objects whose keys are the columns.
+
+        Args:
+            columns: the names of the columns.
+            rows: one value per column.
+            empty: the note to print instead of an empty table.
+            title: the title above the table.
+        """
         listed = [list(row) for row in rows]
         if self.as_json:
             self.document([dict(zip(columns, row, strict=True)) for row in listed])
@@ -65,35 +79,50 @@ class Output:
 
         table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
         for n, column in enumerate(columns):
-            # The first column is what other commands take: never cut.
+            # The first column is an argument of other commands, so it is never cut.
             table.add_column(column, no_wrap=n == 0, overflow="fold")
         for row in listed:
-            # As text: what comes from events must not be read as markup.
-            table.add_row(*(Text("" if cell is None else _printable(str(cell))) for cell in row))
+            # As text: the contents of events must not be interpreted as markup.
+            table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
         self.console().print(table)
 
-    def say(self, text: str) -> None:
-        """A line for people, on standard output."""
+    def say(self, *lines: str) -> None:
+        """Print lines for people on standard output. A line break inside one of them is escaped."""
         if not self.as_json:
-            sys.stdout.write(_printable(text) + "\n")
+            sys.stdout.write("".join(printable(line) + "\n" for line in lines))
 
-    def note(self, text: str) -> None:
-        """Something beside the result, on standard error."""
-        if not self.quiet and not self.as_json:
-            sys.stderr.write(_printable(text) + "\n")
+    def note(self, *lines: str) -> None:
+        """Print remarks on standard error, one in a line."""
+        if self.quiet:
+            return
+        if self.notes_as_records:
+            import logging
+
+            for line in lines:
+                logging.getLogger(NOTES).info("%s", line)
+        elif not self.as_json:
+            sys.stderr.write("".join(printable(line) + "\n" for line in lines))
+
+    def warn(self, text: str) -> None:
+        """Print a warning on standard error: something works as configured, but hardly as intended."""
+        if self.quiet:
+            return
+        if self.as_json:
+            sys.stderr.write(_as_json({"warning": text}) + "\n")
+        else:
+            self.note(f"warning: {text}")
+
+
+def fit(text: str, used: int) -> str:
+    """Cut a text to the rest of a line of which ``used`` characters are taken, on a terminal."""
+    import shutil
+
+    if not sys.stdout.isatty():
+        return text
+    text = printable(text)
+    room = max(shutil.get_terminal_size().columns - used, 20)
+    return text if len(text) <= room else text[: room - 1] + "…"
 
 
 def _as_json(value: Any, indent: int | None = None) -> str:
-    text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # an argument that is not UTF-8, such as a file's name
-        text = json.dumps(value, indent=indent, default=str)
-    return text
-
-
-def _printable(text: str) -> str:
-    """Control characters of foreign text would move the cursor; they are shown instead."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return printable_json(json.dumps(value, ensure_ascii=False, indent=indent, default=str))

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, JSON lines elsewhere, nothing when asked for quiet."""
+"""The progress of a long command: a bar on a terminal, JSON lines elsewhere, nothing with ``--quiet``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ EVERY = 2.0
 
 
 class Progress:
-    """A context manager; call :meth:`at` as often as you like.
+    """A context manager that shows progress while :meth:`at` is called.
 
     Args:
-        total: what ``at``'s first figure goes up to (bytes, records); None: unknown.
-        unit: what is counted.
+        output: where to show the progress.
+        what: the name of the work.
+        total: the final position (bytes, records); None if unknown.
+        unit: the unit of the second figure of :meth:`at`.
     """
 
     def __init__(self, output: Output, what: str, total: int | None, unit: str = "events") -> None:
@@ -48,7 +50,7 @@ class Progress:
         return self
 
     def at(self, position: int, done: int) -> None:
-        """``position`` of ``total`` is reached, and ``done`` events are done."""
+        """Show that ``position`` of ``total`` is reached, and ``done`` units are done."""
         if self._bar is not None:
             self._bar.update(self._task, completed=position, done=done)
         elif not self._output.quiet and time.monotonic() - self._last >= EVERY:
@@ -56,8 +58,8 @@ class Progress:
             line = {"progress": self._what, "position": position, "total": self._total, "done": done}
             sys.stderr.write(json.dumps(line) + "\n")
 
-    def of(self, total: int | None) -> None:
-        """The total is known only now, or better."""
+    def set_total(self, total: int | None) -> None:
+        """Correct the total."""
         if total is not None and total != self._total:
             self._total = total
             if self._bar is not None:

@@ -1,4 +1,4 @@
-"""The demo: the user's document, run for real on the embedded default."""
+"""The demo: the scenarios of the specification, run on the embedded default."""
 
 from __future__ import annotations
 

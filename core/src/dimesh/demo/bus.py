@@ -1,4 +1,4 @@
-"""Events over the durable bus: filters, a poisoned event, dead letters, redrive."""
+"""The demo of the durable bus: filters, an event that cannot be handled, dead letters, redrive."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dimesh.events import Event, EventMetadata, EventPriority, EventType, Topics
 
 
 def growth(kind: EventType, payload: object, priority: EventPriority = EventPriority.NORMAL) -> Event:
-    """An event of the demo's marketing agent."""
+    """Return an event of the demo's marketing agent."""
     metadata = EventMetadata(source_pillar="Growth Engine", source_agent="marketing_agent", priority=priority)
     return Event(kind, metadata, payload)
 
 
 async def play(stage: Stage) -> None:
-    """Publish, filter, fail, redrive; then open the same file again and find everything."""
+    """Publish, filter, fail and redrive; then reopen the same file and find everything."""
     campaigns: list[str] = []
     charged: list[str] = []
     urgent: list[str] = []
@@ -59,38 +59,38 @@ async def play(stage: Stage) -> None:
             ],
         )
         await bus.idle()
-        stage.step("5 events published, each on disk before the call returned", True)
+        stage.step("5 events were published, each on disk before the call returned", True)
         stage.step(
-            "filters: campaigns, deals and the pager got theirs",
+            "filters: campaigns, deals and the pager got their events",
             (campaigns, urgent) == (["camp_001", "camp_002"], ["deal.won"]),
             f"campaigns {campaigns}, pager {urgent}",
         )
         letters = DeadLetters(bus)
         entries = await letters.entries(Topics.GROWTH)
         stage.step(
-            "the poisoned event was tried 3 times and is in the dead letters; the next one was handled",
+            "the event that always fails was tried 3 times and is a dead letter; the next one was handled",
             len(entries) == 1 and entries[0].attempts == 3 and charged == ["d-1", "d-3"],
-            entries[0].reason if entries else "nothing there",
+            entries[0].reason if entries else "there is no dead letter",
         )
         repaired = True
         result = await letters.redrive(Topics.GROWTH)
         await bus.idle()
         stage.step(
-            "handler repaired, event redriven to the group that failed",
+            "the handler was repaired, and the event was redriven to the group that failed",
             len(result.done) == 1 and charged == ["d-1", "d-3", "d-2"],
             f"deals handled {charged}",
         )
-        await _leave_something(bus)
-    await _look_again(stage)
+        await _leave_dead_letter(bus)
+    await _reopen(stage)
 
 
-async def _look_again(stage: Stage) -> None:
+async def _reopen(stage: Stage) -> None:
     async with EventBusFactory.create("sqlite", path=stage.database) as bus:
-        infos = await bus.backend.topics()
-        groups = await bus.backend.groups()
+        infos = await bus.door.topics()
+        groups = await bus.door.groups()
         lag = {g: sum(i.lag or 0 for i in groups if i.group == g) for g in sorted({i.group for i in groups})}
     stage.step(
-        "reopened the file: topics and positions are as they were",
+        "the file was reopened: topics and positions are unchanged",
         all(n == 0 for n in lag.values()),
         f"lag {lag}",
     )
@@ -98,13 +98,13 @@ async def _look_again(stage: Stage) -> None:
     mesh = f"dimesh --bus-path {stage.database}"
     stage.try_next(f"{mesh} tail {Topics.GROWTH}", "the events")
     stage.try_next(f"{mesh} topics", "the topics")
-    stage.try_next(f"{mesh} groups", "who has handled how much")
-    stage.try_next(f"{mesh} dlq list", "an event that still waits for you")
-    stage.try_next(f"{mesh} dlq redrive orders", "send it back")
+    stage.try_next(f"{mesh} groups", "the position of each group")
+    stage.try_next(f"{mesh} dlq list", "an event that is still a dead letter")
+    stage.try_next(f"{mesh} dlq redrive orders", "have it handled again")
 
 
-async def _leave_something(bus: EventBus) -> None:
-    """One open dead letter, so that there is something to look at afterwards."""
+async def _leave_dead_letter(bus: EventBus) -> None:
+    """Leave one dead letter that the user can inspect after the demo."""
 
     async def refuse(event: Event) -> None:
         raise LookupError(f"no product {event.payload['product']}")

@@ -1,4 +1,4 @@
-"""A change feed from an application's own SQLite database, through the outbox source."""
+"""The demo of change capture: changes in an application's SQLite database, through the outbox source."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dimesh.events import Event
 
 
 async def play(stage: Stage) -> None:
-    """An application writes orders; the mesh follows: snapshot, insert, update, delete, each with before and after."""
-    from dimesh.backends.outbox import OutboxOptions, OutboxSource
+    """Write orders as an application and receive the changes: snapshot, insert, update and delete, with before and after."""
+    from dimesh.backends.cdc.outbox import OutboxOptions, OutboxSource
     from dimesh.bus.factory import EventBusFactory
     from dimesh.cdc import CDCManager, SourceConnector
     from dimesh.clock import SystemClock
@@ -35,15 +35,13 @@ async def play(stage: Stage) -> None:
         manager.register_connector(SourceConnector("shop", source, bus, "Resource & Supply"))
         await manager.start_connector("shop", ["orders"])
         await _until(lambda: len(seen) == 2)
-        stage.step(
-            "the two orders that were there came as a snapshot", [s[0] for s in seen] == ["snapshot"] * 2
-        )
+        stage.step("the two existing orders arrived as a snapshot", [s[0] for s in seen] == ["snapshot"] * 2)
         await asyncio.to_thread(_work, database)
         await _until(lambda: len(seen) == 5)
         stage.step(
-            "then an insert, an update and a delete, in one transaction of the application",
+            "then an insert, an update and a delete arrived, from one transaction of the application",
             sorted(s[0] for s in seen[2:]) == ["delete", "insert", "update"],
-            "in order for each row; three rows, so in any order between them",
+            "the order is kept for each row, not between rows",
         )
         stage.table(("operation", "order", "before", "after"), seen)
         status = manager.get_status()["shop"]
@@ -57,7 +55,7 @@ async def play(stage: Stage) -> None:
 
 
 def _make_shop(path: Path) -> None:
-    from dimesh.backends.outbox import watch
+    from dimesh.backends.cdc.outbox import watch
 
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, product TEXT, quantity INTEGER)")
@@ -77,7 +75,7 @@ def _short(row: dict[str, object] | None) -> str:
 
 
 async def _until(true: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Wait for it, or for the time to be over: the step that follows says which."""
+    """Wait until a condition is true or the time is over; the next step shows which."""
     deadline = asyncio.get_running_loop().time() + timeout
-    while not true() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a demo may look
+    while not true() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a demo may poll
         await asyncio.sleep(0.01)

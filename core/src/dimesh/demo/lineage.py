@@ -1,4 +1,4 @@
-"""Lineage of what the demo's agents did: an impact question and a picture."""
+"""The demo of lineage: the actions of some agents, an impact analysis and a diagram."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dimesh.demo.stage import Stage
 
 
 async def play(stage: Stage) -> None:
-    """Record, ask, draw."""
+    """Record, query and draw."""
     from dimesh.lineage import LineageNodeType, LineageQuery, LineageService, LineageVisualizer
 
     async with LineageService(path=stage.folder / "lineage") as service:
@@ -33,14 +33,14 @@ async def play(stage: Stage) -> None:
         )
         stats = result["stats"]
         stage.step(
-            "recorded what the agents read, wrote, called and decided",
+            "the reads, writes, calls and decisions of the agents were recorded",
             stats["total_nodes"] >= 5,
             f"{stats['total_nodes']} nodes, {stats['total_edges']} edges",
         )
         impact = await service.find_impact("data:crm.leads", "schema")
         affected = sorted(n["node_id"] if isinstance(n, dict) else n for n in impact["affected_nodes"])
         stage.step(
-            "impact: what would a change of the CRM leads' schema touch?",
+            "impact: what would a change of the schema of the CRM leads affect?",
             "agent:support" in affected,
             f"{len(affected)} nodes in {len(impact['affected_pillars'])} pillars, risk {impact['risk_level']}",
         )

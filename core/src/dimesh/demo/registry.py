@@ -1,4 +1,4 @@
-"""A schema registered and enforced: a good payload, a bad one, an evolution that is safe and one that is not."""
+"""The demo of the registry: valid and invalid payloads, a compatible change of a schema and an incompatible one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAD = {
 
 
 async def play(stage: Stage) -> None:
-    """Register, validate, evolve; then have the bus refuse a bad payload."""
+    """Register, validate and evolve a schema; then show that the bus refuses an invalid payload."""
     from dimesh.bus.factory import EventBusFactory
     from dimesh.errors import IncompatibleSchemaError, SchemaValidationError
     from dimesh.events import Event, EventMetadata, Topics
@@ -27,9 +27,9 @@ async def play(stage: Stage) -> None:
     try:
         subject = "event.demo.lead"
         version = await registry.register_schema(subject, LEAD)
-        stage.step(f"schema registered as {subject}", version == 1, f"version {version}")
+        stage.step(f"the schema was registered as {subject}", version == 1, f"version {version}")
         good = {"lead_id": "123", "email": "user@example.com", "score": 85}
-        stage.step("a good payload is accepted", await registry.validate(subject, good))
+        stage.step("a valid payload is accepted", await registry.validate(subject, good))
         wider = SchemaEvolutionHelper.add_optional_field(LEAD, "phone", {"type": "string"})
         version = await registry.register_schema(subject, wider)
         stage.step("an optional field is a compatible change", version == 2, f"version {version}")
@@ -46,10 +46,10 @@ async def play(stage: Stage) -> None:
             await bus.publish(Topics.GROWTH, Event("demo.lead", metadata, good))
             try:
                 await bus.publish(Topics.GROWTH, Event("demo.lead", metadata, {"lead_id": 7, "score": 101}))
-                stage.step("the bus refuses a payload that breaks the schema", False)
+                stage.step("the bus refuses a payload that violates the schema", False)
             except SchemaValidationError as error:
                 stage.step(
-                    "the bus refuses a payload that breaks the schema, and says each reason",
+                    "the bus refuses a payload that violates the schema, with each reason",
                     len(error.problems) >= 2,
                 )
                 for problem in error.problems:

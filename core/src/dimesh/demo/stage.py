@@ -1,17 +1,31 @@
-"""How the demo prints: panels and tables on a terminal, plain lines elsewhere, one JSON document for programs."""
+"""The output of the demo: headings and tables on a terminal, plain lines elsewhere, one JSON document for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from dimesh.cli.output import Output
+from rich.console import Console
+
+
+class Output(Protocol):
+    """The output that the demo prints to: that of the command line."""
+
+    as_json: bool
+    """Whether one JSON document is wanted instead of text."""
+
+    def console(self) -> Console:
+        """Return the console for text."""
+        ...
+
+    def document(self, value: Any) -> None:
+        """Print a JSON document."""
+        ...
 
 
 class Stage:
-    """Where the parts of the demo play. Each step is checked; a step that fails makes the demo fail."""
+    """Prints the parts of the demo. Each step is checked; a step that fails makes the demo fail."""
 
     def __init__(self, folder: Path, output: Output) -> None:
         self.folder = folder
@@ -24,12 +38,12 @@ class Stage:
         self._next: list[tuple[str, str]] = []
 
     def title(self, folder: Path) -> None:
-        """The opening line."""
+        """Print the first line."""
         if not self._output.as_json:
             self._console.print(f"[bold]dimesh demo[/]  a mesh in [cyan]{folder}[/]")
 
     def act(self, name: str, title: str) -> None:
-        """A new part begins."""
+        """Start a new part."""
         self._steps = self._acts.setdefault(name, [])
         if not self._output.as_json:
             self._console.print()
@@ -40,7 +54,7 @@ class Stage:
         self._console.print(f"[bold]{title}[/] [dim]{'─' * (width - len(title) - 1)}[/]")
 
     def step(self, text: str, ok: bool, detail: str = "") -> None:
-        """Something was done; ``ok`` says whether it came out as it should."""
+        """Report a step and whether it succeeded."""
         from rich.text import Text
 
         self.good = self.good and ok
@@ -54,7 +68,7 @@ class Stage:
             self._console.print(line)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """What the mesh now holds."""
+        """Print a table."""
         self._steps.append({"table": [dict(zip(columns, row, strict=True)) for row in rows]})
         if self._output.as_json:
             return
@@ -69,7 +83,7 @@ class Stage:
         self._console.print(Padding(table, (0, 0, 0, 3), expand=False))
 
     def block(self, text: str) -> None:
-        """Text as it is, such as a Mermaid diagram."""
+        """Print text without changes, such as a Mermaid diagram."""
         from rich.padding import Padding
         from rich.text import Text
 
@@ -78,11 +92,11 @@ class Stage:
             self._console.print(Padding(Text(text, style="cyan"), (0, 0, 0, 4), expand=False))
 
     def try_next(self, command: str, why: str) -> None:
-        """A command for the end of the demo."""
+        """Add a command to the suggestions at the end of the demo."""
         self._next.append((command, why))
 
     def end(self) -> None:
-        """What to try next, or what went wrong."""
+        """Print the suggestions, or that a step failed."""
         if self._output.as_json:
             self._output.document(
                 {
@@ -96,7 +110,7 @@ class Stage:
         console = self._console
         console.print()
         if not self.good:
-            console.print("[bold red]A step did not do what it should: see the lines marked ✗.[/]")
+            console.print("[bold red]A step failed: see the lines marked ✗.[/]")
             return
         self._heading("Try next")
         width = max((len(command) for command, _ in self._next), default=0)

@@ -1,4 +1,4 @@
-"""Events: types, metadata, payload, encodings. Import from here; the modules are for their subjects."""
+"""Events: types, metadata, payload and encodings. The common names can be imported from here."""
 
 from __future__ import annotations
 

@@ -3,25 +3,25 @@
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
 
 ============================  ========================================================================
-attribute                     of the event
+attribute                     event
 ============================  ========================================================================
 id, type, time                event id, type, timestamp
 source                        ``/dimesh/<pillar>/<agent>``, both percent-encoded
 datacontenttype               content type
-traceparent                   trace and span id, where they are W3C ones; else ``traceid``, ``spanid``
+traceparent                   trace and span id, if they are W3C ids; else ``traceid`` and ``spanid``
 schemaversion, priority       schema version, priority
-parentspanid, targetpillar,   the fields of these names, where they are set
+parentspanid, targetpillar,   the fields of the same names, if they are set
 targetagent, correlationid,
 causationid
 tags                          the tags, as the text of a JSON object
 ============================  ========================================================================
 
-Whatever else a foreign event carries is kept in ``event.headers`` as ``ce-<attribute>`` and comes out again.
-So do a foreign source, type, time or traceparent that the mesh writes differently, as long as the event still
-says the same: an event that was given another sender goes out under that one. A foreign source is the agent,
-without a pillar; a foreign type is made lower-case words. Other headers stay inside the mesh.
+All other attributes of a foreign event are kept in ``event.headers`` as ``ce-<attribute>`` and are written again. So
+are a foreign source, type, time or traceparent that the mesh would write differently, as long as the event's own field
+still has the same meaning: if an event gets another sender, that sender is written. A foreign source becomes the
+agent, without a pillar; a foreign type is converted to lower-case words. Other headers stay inside the mesh.
 
-Attributes are text, as they are in binary mode: an integer or boolean of a structured event comes out as one.
+Attributes are text, as they are in binary mode: an integer or boolean of a structured event is written as text.
 """
 
 from __future__ import annotations
@@ -36,16 +36,8 @@ import msgspec
 
 from dimesh.errors import EventError, PayloadError
 from dimesh.events import strictjson
-from dimesh.events.event import (
-    JSON,
-    MAX_VERSION,
-    Event,
-    check_size,
-    embeddable,
-    freeze_headers,
-    is_json,
-    restore,
-)
+from dimesh.events.event import Event, restore
+from dimesh.events.fields import JSON, MAX_VERSION, check_size, embeddable, freeze_headers, is_json
 from dimesh.events.metadata import MAX_FIELD, EventMetadata, as_utc, check_text
 from dimesh.events.names import MAX_TYPE, check_type, show
 from dimesh.events.trace import format_traceparent, parse_traceparent
@@ -56,7 +48,7 @@ BATCH_CONTENT_TYPE: Final = "application/cloudevents-batch+json; charset=utf-8"
 HTTP_PREFIX: Final = "ce-"
 KAFKA_PREFIX: Final = "ce_"
 KEPT: Final = "ce-"
-"""Event headers of this prefix hold foreign attributes."""
+"""The prefix of the event headers that hold foreign attributes."""
 
 _NAME = re.compile(r"[a-z0-9]{1,100}")
 _SOURCE = re.compile(r"/dimesh/([^/?#]*)/([^/?#]*)")
@@ -79,15 +71,15 @@ _decode_base64 = msgspec.json.Decoder(bytes).decode
 def to_binary(
     event: Event, prefix: str = HTTP_PREFIX, *, percent: bool | None = None
 ) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a message.
+    """Return the headers and the body of a message in binary mode.
 
     Args:
         event: the event.
-        prefix: of attribute names: ``ce-`` of HTTP, NATS and Pub/Sub, ``ce_`` of Kafka, ``cloudEvents:`` of AMQP.
-        percent: whether values are percent-encoded; None: with ``ce-`` they are, as HTTP wants it (Pub/Sub does not).
+        prefix: the prefix of attribute names: ``ce-`` for HTTP, NATS and Pub/Sub, ``ce_`` for Kafka, ``cloudEvents:`` for AMQP.
+        percent: whether values are percent-encoded. None: only with the prefix ``ce-``, as HTTP requires (Pub/Sub does not).
 
     Raises:
-        EventError: a kept foreign attribute cannot be written.
+        EventError: a foreign attribute cannot be written.
     """
     attributes = _attributes(event)
     content_type = attributes.pop("datacontenttype", None)
@@ -107,12 +99,16 @@ def from_binary(
     *,
     percent: bool | None = None,
 ) -> Event:
-    """The event of a message in binary mode. Header names are compared without case; headers without the prefix
-    are left alone. A message without content type is taken to hold JSON. ``prefix`` and ``percent``: see
-    :func:`to_binary`.
+    """Return the event of a message in binary mode.
+
+    Args:
+        headers: the headers. Case is ignored in their names, and headers without the prefix are ignored.
+        body: the body. It counts as JSON if there is no content type.
+        prefix: see :func:`to_binary`.
+        percent: see :func:`to_binary`.
 
     Raises:
-        EventError: an attribute is missing, stands there twice, or does not fit.
+        EventError: an attribute is missing, is given twice, or is not valid.
     """
     attributes: dict[str, str] = {}
     lead = prefix.lower()
@@ -130,7 +126,7 @@ def from_binary(
         else:
             continue
         if attributes.setdefault(name, text) != text:
-            raise EventError(f"not a CloudEvent: {name} stands there twice, with different values")
+            raise EventError(f"not a CloudEvent: the attribute {name} is given twice, with different values")
     return _event(attributes, bytes(body))
 
 
@@ -138,10 +134,10 @@ def from_binary(
 
 
 def to_structured(event: Event) -> bytes:
-    """One JSON object, to be sent as :data:`CONTENT_TYPE`. Data that is not JSON goes as ``data_base64``.
+    """Return the event as one JSON object, to be sent as :data:`CONTENT_TYPE`. Data that is not JSON becomes ``data_base64``.
 
     Raises:
-        EventError: a kept foreign attribute cannot be written.
+        EventError: a foreign attribute cannot be written.
     """
     found: dict[str, Any] = dict(_attributes(event))
     if embeddable(event):
@@ -152,36 +148,36 @@ def to_structured(event: Event) -> bytes:
 
 
 def from_structured(body: bytes | str) -> Event:
-    """The event that the JSON object ``body`` describes.
+    """Return the event that a JSON object describes.
 
     Raises:
-        EventError: not strict JSON, or an attribute is missing or does not fit.
+        EventError: the body is not strict JSON, or an attribute is missing or not valid.
     """
     strictjson.loads(body)
     return _read_structured(body)
 
 
 def to_batch(events: Sequence[Event]) -> bytes:
-    """A JSON array of structured events, to be sent as :data:`BATCH_CONTENT_TYPE`.
+    """Return a JSON array of structured events, to be sent as :data:`BATCH_CONTENT_TYPE`.
 
     Raises:
-        EventError: as :func:`to_structured`.
+        EventError: see :func:`to_structured`.
     """
     return b"[" + b",".join(map(to_structured, events)) + b"]"
 
 
 def from_batch(body: bytes | str) -> list[Event]:
-    """The events of a batch; all of them, or none.
+    """Return the events of a batch.
 
     Raises:
-        EventError: as :func:`from_structured`; the message says which event.
+        EventError: see :func:`from_structured`; the message gives the index of the event. No event is returned.
     """
     strictjson.loads(body)
     events: list[Event] = []
     try:
         events.extend(_read_structured(bytes(item)) for item in _decode_array(body))
     except msgspec.MsgspecError as error:
-        raise EventError("not a batch of CloudEvents: a JSON array is needed") from error
+        raise EventError("not a batch of CloudEvents: a batch is a JSON array") from error
     except EventError as error:
         raise type(error)(f"event {len(events)} of the batch: {error}") from error
     return events
@@ -191,7 +187,7 @@ def _read_structured(body: bytes | str) -> Event:
     try:
         found = _decode_object(body)
     except msgspec.MsgspecError as error:
-        raise EventError("not a CloudEvent: a JSON object is needed") from error
+        raise EventError("not a CloudEvent: a structured event is a JSON object") from error
     data = found.pop("data", None)
     encoded = found.pop("data_base64", None)
     if data is not None and encoded is not None:
@@ -199,7 +195,7 @@ def _read_structured(body: bytes | str) -> Event:
     attributes: dict[str, str] = {}
     for name, raw in found.items():
         value = strictjson.loads(bytes(raw))
-        if value is not None:  # null is how JSON says that an attribute is not there
+        if value is not None:  # null stands for an absent attribute
             attributes[name] = _canonical(name, value)
     payload = b""
     if encoded is not None:
@@ -210,7 +206,7 @@ def _read_structured(body: bytes | str) -> Event:
     elif data is not None:
         payload = bytes(data)
         if payload[:1] == b'"' and not is_json(attributes.get("datacontenttype", JSON)):
-            # Text of another media type stands there as a JSON string.
+            # Text of another media type is embedded as a JSON string.
             payload = strictjson.loads(payload).encode("utf-8")
     return _event(attributes, payload)
 
@@ -223,8 +219,8 @@ def _canonical(name: str, value: object) -> str:
     if isinstance(value, int):
         return str(value)
     raise EventError(
-        f"not a CloudEvent: attribute {show(name)} is {type(value).__name__}, a string, integer or boolean is "
-        "needed"
+        f"not a CloudEvent: attribute {show(name)} is {type(value).__name__}; it must be a string, an integer or a "
+        "boolean"
     )
 
 
@@ -232,30 +228,30 @@ def _canonical(name: str, value: object) -> str:
 
 
 def _attributes(event: Event) -> dict[str, str]:
-    """All attributes, as text."""
+    """Return all attributes as text."""
     m = event.metadata
     kept = _kept(event)
 
-    def still(name: str, meaning: Callable[[str], object], expected: object, own: str) -> str:
-        # The foreign way to say it, as long as that is still what is to be said.
+    def kept_or_own(name: str, meaning: Callable[[str], object], expected: object, own: str) -> str:
+        # The foreign text, as long as it still has the meaning of the event's own field.
         text = kept.get(name)
         return text if text is not None and meaning(text) == expected else own
 
     found = {
         "specversion": "1.0",
         "id": m.event_id,
-        "source": still("source", _sender, (m.source_pillar, m.source_agent), _source(m)),
-        "type": still("type", _type, event._event_type, event._event_type),
-        "time": still("time", _time, m.timestamp, m.timestamp.isoformat().replace("+00:00", "Z")),
+        "source": kept_or_own("source", _sender, (m.source_pillar, m.source_agent), _source(m)),
+        "type": kept_or_own("type", _type, event._event_type, event._event_type),
+        "time": kept_or_own("time", _time, m.timestamp, m.timestamp.isoformat().replace("+00:00", "Z")),
         "datacontenttype": event.content_type,
-        "schemaversion": still(
+        "schemaversion": kept_or_own(
             "schemaversion", lambda _: "1.0.0", event.schema_version, event.schema_version
         ),
-        "priority": still("priority", lambda _: EventPriority.NORMAL, m.priority, m.priority.value),
+        "priority": kept_or_own("priority", lambda _: EventPriority.NORMAL, m.priority, m.priority.value),
     }
     traceparent = format_traceparent(m.trace_id, m.span_id)
     if traceparent is not None:
-        found["traceparent"] = still("traceparent", _trace, (m.trace_id, m.span_id), traceparent)
+        found["traceparent"] = kept_or_own("traceparent", _trace, (m.trace_id, m.span_id), traceparent)
     else:
         found["traceid"] = m.trace_id
         if m.span_id is not None:
@@ -275,7 +271,7 @@ def _attributes(event: Event) -> dict[str, str]:
 def _event(attributes: dict[str, str], data: bytes) -> Event:
     version = _required(attributes, "specversion")
     if version != "1.0":
-        raise EventError(f"not a CloudEvent 1.0: its specversion is {show(version)}")
+        raise EventError(f"not a CloudEvent 1.0: specversion is {show(version)}")
     fields: dict[str, Any] = {"event_id": _required(attributes, "id")}
     kept: dict[str, str] = {}
 
@@ -288,7 +284,7 @@ def _event(attributes: dict[str, str], data: bytes) -> Event:
         fields["timestamp"] = _time(time)
         if fields["timestamp"] is None:
             raise EventError(
-                f"not a CloudEvent: time is {show(time)}, a time as in RFC 3339 with its offset is needed"
+                f"not a CloudEvent: time is {show(time)}; it must be an RFC 3339 time with an offset"
             )
         kept["time"] = time
     content_type = attributes.pop("datacontenttype", JSON)
@@ -312,13 +308,13 @@ def _event(attributes: dict[str, str], data: bytes) -> Event:
         fields["tags"] = tags
         del attributes["tags"]
 
-    # What is left has no field of its own, or does not fit the one it has.
+    # The remaining attributes have no field, or are not valid for it.
     for attribute, value in attributes.items():
         _check_name(attribute)
         kept[attribute] = value
     metadata = EventMetadata(**fields)
     event = restore(name, metadata, check_size(data), schema_version, content_type)
-    # Only what would otherwise come out differently needs to be kept.
+    # Only attributes that would be written differently have to be kept.
     own = _attributes(event)
     extra = {KEPT + attribute: value for attribute, value in kept.items() if own.get(attribute) != value}
     return event.replace(headers=freeze_headers(extra)) if extra else event
@@ -347,15 +343,15 @@ def _required(attributes: dict[str, str], name: str) -> str:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name == "data":
         raise EventError(
-            f"not a CloudEvent: {show(name)} cannot be an attribute, those are lower-case letters and digits"
+            f"not a CloudEvent: {show(name)} is not an attribute name; use lower-case letters and digits"
         )
 
 
 def _check_content_type(content_type: str) -> None:
-    # It goes into a header as it is, where a line break would begin another header.
+    # It is written into a header unchanged, where a line break would start another header.
     check_text("datacontenttype", content_type)
     if not content_type or not content_type.isascii() or not content_type.isprintable():
-        raise EventError(f"{show(content_type)} cannot be a content type: printable ASCII is needed")
+        raise EventError(f"{show(content_type)} is not a content type: use printable ASCII characters")
 
 
 def _source(metadata: EventMetadata) -> str:
@@ -364,7 +360,7 @@ def _source(metadata: EventMetadata) -> str:
 
 
 def _sender(source: str) -> tuple[str, str]:
-    """Pillar and agent that a source stands for."""
+    """Return the pillar and the agent that a source names."""
     found = _SOURCE.fullmatch(source)
     if found is not None:
         try:
@@ -378,7 +374,7 @@ def _sender(source: str) -> tuple[str, str]:
 
 
 def _type(kind: str) -> str:
-    """The event type for a foreign type: itself where it is one, else the nearest."""
+    """Return the event type for a foreign type: the same name if it is valid, else the most similar valid name."""
     try:
         return check_type(kind)
     except EventError:
@@ -390,13 +386,13 @@ def _type(kind: str) -> str:
 
 
 def _time(text: str) -> datetime | None:
-    """The UTC time that RFC 3339 text means, to the microsecond; None if it means none."""
+    """Parse an RFC 3339 time to the microsecond; None if the text is not one."""
     found = _TIME.fullmatch(text)
     if found is None:
         return None
     date, fraction, offset = found.groups()
     try:
-        # Finer than microseconds is cut off; the text itself is kept.
+        # Digits beyond microseconds are cut off; the text itself is kept.
         moment = datetime.fromisoformat(f"{date}{(fraction or '')[:7]}{offset.upper()}".replace("t", "T"))
         return as_utc(moment)
     except ValueError:
@@ -409,7 +405,7 @@ def _trace(text: str) -> tuple[str, str] | None:
 
 
 def _tags(text: str | None) -> dict[str, str] | None:
-    """Tags as :func:`_attributes` writes them; None for text that means something else."""
+    """Parse tags as :func:`_attributes` writes them; None for any other text."""
     if text is None:
         return None
     try:
@@ -429,7 +425,7 @@ def _text(name: str, value: object) -> str:
             return value.decode("utf-8")
         except UnicodeDecodeError as error:
             raise EventError(f"not a CloudEvent: header {show(name)} is not UTF-8") from error
-    raise EventError(f"not a CloudEvent: header {show(name)} is {type(value).__name__}, text is needed")
+    raise EventError(f"not a CloudEvent: header {show(name)} is {type(value).__name__}; it must be text")
 
 
 # -- HTTP header values (HTTP protocol binding 1.0.2, section 3.1.3.2) ---------------------------------
@@ -444,7 +440,7 @@ def _percent_encode(value: str) -> str:
 def _percent_decode(name: str, text: str) -> str:
     text = text.strip(" \t")
     if len(text) > 1 and text[0] == text[-1] == '"':
-        # Some senders quote values, as HTTP allows for other headers.
+        # Some senders put values in quotes, as HTTP allows for other headers.
         text = re.sub(r"\\(.)", r"\1", text[1:-1])
     try:
         return unquote(text, errors="strict")

@@ -1,4 +1,4 @@
-"""Events as bytes: the compact form inside the mesh, and one JSON object for people and files."""
+"""Codecs: the compact binary form that is used inside the mesh, and one JSON object for people and files."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from msgspec import UNSET, Meta, UnsetType
 
 from dimesh.errors import CodecError, EventError
 from dimesh.events import strictjson
-from dimesh.events.event import (
+from dimesh.events.fields import (
     JSON,
     MAX_VERSION,
     NO_HEADERS,
     VERSION,
-    Event,
+    EventFields,
     Headers,
     check_size,
     check_version,
     embeddable,
     freeze_headers,
-    restore,
 )
 from dimesh.events.ids import new_event_id, new_trace_id
-from dimesh.events.metadata import MAX_FIELD, NO_TAGS, UTC, EventMetadata
+from dimesh.events.metadata import MAX_FIELD, NO_TAGS, UTC, EventMetadata, MetadataFields, as_metadata
 from dimesh.events.names import check_type
 from dimesh.events.types import EventPriority
 
 FORMAT: Final = 1
-"""Version of the compact header. A reader refuses a newer one."""
+"""The format version of the compact header. Readers refuse newer versions."""
 
-# What msgspec and the checks raise on hostile input.
+# The exceptions that msgspec and the checks raise on hostile input.
 _REFUSALS: Final = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
 
 _Version = Annotated[str, Meta(min_length=1, max_length=MAX_VERSION)]
@@ -41,7 +40,7 @@ _HeaderName = Annotated[str, Meta(min_length=1, max_length=MAX_FIELD)]
 
 
 def _plain_text(value: object) -> str:
-    # msgspec writes str itself only; a subclass is written as the text it is.
+    # msgspec encodes str only; a subclass is encoded as its text.
     if isinstance(value, str):
         return str.__str__(value)
     raise TypeError(f"{type(value).__name__} cannot be part of an event")
@@ -52,7 +51,7 @@ def _split_headers(headers: Headers) -> tuple[dict[str, str], dict[str, bytes]]:
     return text, {name: value for name, value in headers.items() if isinstance(value, bytes)}
 
 
-def _unencodable(event: Event, error: Exception) -> EventError:
+def _unencodable(event: EventFields, error: Exception) -> EventError:
     return EventError(f"{event!r} cannot be encoded: {error}")
 
 
@@ -63,7 +62,7 @@ class _Header(msgspec.Struct, array_like=True, gc=False):
     format: int
     event_type: str
     schema_version: _Version | None
-    metadata: EventMetadata
+    metadata: MetadataFields
     content_type: _ContentType | None = None
     headers: dict[_HeaderName, str] | None = None
     binary_headers: dict[_HeaderName, bytes] | None = None
@@ -78,11 +77,11 @@ _decode = msgspec.msgpack.Decoder(_Header).decode
 _decode_format = msgspec.msgpack.Decoder(_FormatOnly).decode
 
 
-def encode_header(event: Event) -> bytes:
-    """Everything of an event but its payload, as a MessagePack array. The payload is ``event.data``.
+def encode_header(event: EventFields) -> bytes:
+    """Encode everything of an event except its payload (``event.data``) as a MessagePack array.
 
     Raises:
-        EventError: a header or field cannot be written.
+        EventError: a header or field cannot be encoded.
     """
     text, binary = _split_headers(event.headers) if event.headers else (None, None)
     try:
@@ -90,7 +89,7 @@ def encode_header(event: Event) -> bytes:
             _Header(
                 FORMAT,
                 event._event_type,
-                # None: as usual. Shorter, and decoded events share one string.
+                # None stands for the default: shorter, and decoded events share one string.
                 None if event.schema_version == VERSION else event.schema_version,
                 event.metadata,
                 None if event.content_type == JSON else event.content_type,
@@ -102,15 +101,16 @@ def encode_header(event: Event) -> bytes:
         raise _unencodable(event, error) from error
 
 
-def decode_header(header: bytes, data: bytes) -> Event:
-    """The event that :func:`encode_header` wrote, with ``data`` as its payload's bytes.
+def decode_header(header: bytes, data: bytes) -> EventFields:
+    """Decode what :func:`encode_header` encoded; ``data`` becomes the payload.
 
     Raises:
-        CodecError: the header is damaged, or of a newer format.
+        CodecError: the header is damaged, or has a newer format.
     """
     try:
         found = _decode(header)
         event_type = check_type(found.event_type)
+        metadata = as_metadata(found.metadata)
     except _REFUSALS as error:
         raise CodecError(_why(header, error)) from error
     if found.format != FORMAT:
@@ -118,14 +118,15 @@ def decode_header(header: bytes, data: bytes) -> Event:
     headers: Headers = NO_HEADERS
     if found.headers or found.binary_headers:
         headers = MappingProxyType({**(found.headers or {}), **(found.binary_headers or {})})
-    return restore(
-        event_type,
-        found.metadata,
-        data,
-        found.schema_version or VERSION,
-        found.content_type or JSON,
-        headers,
-    )
+    event = EventFields()
+    event._event_type = event_type
+    event.metadata = metadata
+    event.data = data
+    event.schema_version = found.schema_version or VERSION
+    event.content_type = found.content_type or JSON
+    event.headers = headers
+    event._embeddable = None
+    return event
 
 
 def _why(header: bytes, error: Exception | None) -> str:
@@ -134,15 +135,15 @@ def _why(header: bytes, error: Exception | None) -> str:
     except _REFUSALS:
         version = FORMAT
     if version > FORMAT:
-        return f"the event header has format {version}, this dimesh reads up to {FORMAT}: upgrade dimesh"
-    return f"not an event header: {error or f'format {version} does not exist'}"
+        return f"the event header has format {version}, but this version of dimesh reads formats up to {FORMAT}: upgrade dimesh"
+    return f"not an event header: {error or f'there is no format {version}'}"
 
 
 # -- JSON --------------------------------------------------------------------------------------------
 
 
 class _JsonMetadata(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    # EventMetadata as an object. Its order and names; here everything may be left out.
+    # EventMetadata as an object: the same order and names, but every field is optional.
     event_id: str | None = None
     trace_id: str | None = None
     span_id: str | None = None
@@ -173,7 +174,7 @@ class _JsonEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class _RawJsonEvent(_JsonEvent, gc=False, forbid_unknown_fields=True):
-    # The same, with the payload's bytes as they stand in the text.
+    # The same, with the payload's bytes as they are in the text.
     payload: msgspec.Raw | UnsetType = UNSET
 
 
@@ -183,11 +184,11 @@ _decode_raw_json = msgspec.json.Decoder(_RawJsonEvent).decode
 _encode_payload = msgspec.json.Encoder().encode
 
 
-def encode_json(event: Event) -> bytes:
-    """One JSON object; see :meth:`Event.to_json`.
+def encode_json(event: EventFields) -> bytes:
+    """Encode an event as one JSON object; see :meth:`Event.to_json`.
 
     Raises:
-        EventError: a header or field cannot be written.
+        EventError: a header or field cannot be encoded.
     """
     m = event.metadata
     data = event.data
@@ -224,14 +225,14 @@ def encode_json(event: Event) -> bytes:
         raise _unencodable(event, error) from error
 
 
-def decode_json(text: str | bytes) -> Event:
-    """The event that ``text`` holds. Only ``event_type`` is needed; the rest has defaults.
+def decode_json(text: str | bytes) -> EventFields:
+    """Decode the event in ``text``. Only ``event_type`` is required; all other fields have defaults.
 
     Raises:
-        EventError: not strict JSON, an unknown field, or a value that does not fit.
+        EventError: the text is not strict JSON, has an unknown field, or has a value that is not valid.
     """
     if not isinstance(text, (str, bytes)):
-        raise EventError(f"an event as JSON is str or bytes, this is {type(text).__name__}")
+        raise EventError(f"an event is decoded from str or bytes, not from {type(text).__name__}")
     found, payload = _read(text)
     if found.payload_base64 is not UNSET:
         if payload:
@@ -247,37 +248,37 @@ def decode_json(text: str | bytes) -> Event:
     if found.headers is not UNSET or found.headers_base64 is not UNSET:
         headers = _join_headers(found.headers or {}, found.headers_base64 or {})
     m = found.metadata
-    return restore(
-        check_type(found.event_type),
-        EventMetadata(
-            new_event_id() if m.event_id is None else m.event_id,
-            new_trace_id() if m.trace_id is None else m.trace_id,
-            m.span_id,
-            m.parent_span_id,
-            m.source_pillar,
-            m.source_agent,
-            m.target_pillar,
-            m.target_agent,
-            datetime.now(UTC) if m.timestamp is None else m.timestamp,
-            m.priority,
-            m.correlation_id,
-            m.causation_id,
-            m.tags,
-        ),
-        check_size(payload),
-        VERSION if found.schema_version == VERSION else check_version(found.schema_version),
-        content_type,
-        headers,
-        known,
+    event = EventFields()
+    event._event_type = check_type(found.event_type)
+    event.metadata = EventMetadata(
+        new_event_id() if m.event_id is None else m.event_id,
+        new_trace_id() if m.trace_id is None else m.trace_id,
+        m.span_id,
+        m.parent_span_id,
+        m.source_pillar,
+        m.source_agent,
+        m.target_pillar,
+        m.target_agent,
+        datetime.now(UTC) if m.timestamp is None else m.timestamp,
+        m.priority,
+        m.correlation_id,
+        m.causation_id,
+        m.tags,
     )
+    event.data = check_size(payload)
+    event.schema_version = VERSION if found.schema_version == VERSION else check_version(found.schema_version)
+    event.content_type = content_type
+    event.headers = headers
+    event._embeddable = known
+    return event
 
 
 def _read(text: str | bytes) -> tuple[_JsonEvent, bytes]:
-    """What stands in ``text``, and the bytes of its payload (none where there is no payload)."""
+    """Return the event in ``text`` and the bytes of its payload, which are empty if there is none."""
     try:
         raw = text.encode("utf-8") if isinstance(text, str) else text
         found = _decode_json(raw)
-        # What is written back as it was has no duplicate key, and no number that was rounded.
+        # Text that encodes back to itself has no duplicate keys and no rounded numbers.
         if _encode_json(found) == raw and not strictjson.maybe_deep(raw):
             return found, b"" if found.payload is UNSET else _encode_payload(found.payload)
     except _REFUSALS:
@@ -291,7 +292,7 @@ def _read(text: str | bytes) -> tuple[_JsonEvent, bytes]:
 
 
 def _short(error: Exception) -> str:
-    # msgspec repeats an unknown name in full, however long it is.
+    # msgspec repeats an unknown name in full, however long it is, so the message is cut.
     text = str(error)
     return text if len(text) <= 300 else f"{text[:300]}…"
 
@@ -299,5 +300,5 @@ def _short(error: Exception) -> str:
 def _join_headers(text: dict[str, str], binary: dict[str, bytes]) -> Headers:
     found: dict[str, Any] = {**text, **binary}
     if len(found) != len(text) + len(binary):
-        raise EventError("not an event: a header stands in both headers and headers_base64")
+        raise EventError("not an event: a header is in both headers and headers_base64")
     return freeze_headers(found)

@@ -1,6 +1,6 @@
-"""Identifiers: event ids that sort by time (UUID version 7, RFC 9562), W3C trace and span ids.
+"""Generated ids: event ids that sort by time (UUID version 7, RFC 9562), and W3C trace and span ids.
 
-Written out by hand because ``uuid.uuid4`` costs several times as much as everything else in an event.
+``uuid.uuid4`` would cost several times as much as everything else in an event, so the ids are formatted here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def new_event_id(now: Callable[[], int] = time.time_ns) -> str:
-    """A fresh UUIDv7 as text: 48 bits of milliseconds, then 74 random bits."""
+    """Return a new UUIDv7 as text: 48 bits of milliseconds, then 74 random bits."""
     ms = now() // 1_000_000
     # "%" formats integers faster than an f-string does.
     return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031
@@ -31,10 +31,10 @@ def new_event_id(now: Callable[[], int] = time.time_ns) -> str:
 
 
 def new_trace_id() -> str:
-    """32 lower-case hex digits, never all zero."""
+    """Return a new trace id: 32 lower-case hex digits, never all zero."""
     return "%032x" % (_bits(128) or 1)
 
 
 def new_span_id() -> str:
-    """16 lower-case hex digits, never all zero."""
+    """Return a new span id: 16 lower-case hex digits, never all zero."""
     return "%016x" % (_bits(64) or 1)

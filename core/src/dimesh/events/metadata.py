@@ -1,34 +1,37 @@
-"""Who sent an event, when, how urgent it is and what it belongs to."""
+"""The metadata of an event: sender, receiver, time, priority, trace and causation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec import Meta
+from msgspec.structs import asdict, force_setattr
 
 from dimesh.errors import EventError
+from dimesh.events.current import handling_event
+from dimesh.events.headers import read_headers, write_headers
 from dimesh.events.ids import new_event_id, new_trace_id
 from dimesh.events.names import show
 from dimesh.events.types import EventPriority
 
 MAX_FIELD: Final = 1_024
-"""Most characters of one text field."""
+"""The maximum length of a text field in characters."""
 MAX_TAGS: Final = 100
-"""Most tags of one event."""
+"""The maximum number of tags of an event."""
 
-UTC: Final = timezone.utc  # noqa: UP017 - the very object that msgspec puts into decoded times
+UTC: Final = timezone.utc  # noqa: UP017 - the same object that msgspec puts into decoded times
 
 
 class FrozenTags(dict[str, str]):
-    """Tags of an event: a dict that cannot be changed. ``dict(tags)`` makes a copy that can."""
+    """The tags of an event: an immutable dict. ``dict(tags)`` is a copy that can be changed."""
 
     __slots__ = ()
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("events are immutable: copy the tags with dict(tags) and make a new event")
+        raise TypeError("events are immutable: copy the tags with dict(tags) and create a new event")
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
@@ -46,37 +49,55 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class EventMetadata(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Metadata of one event. Immutable; ``msgspec.structs.replace(metadata, priority=…)`` makes a variant.
+def _trace_id() -> str:
+    """Return the trace of the event that is being handled, else a new one."""
+    event = handling_event.get()
+    return new_trace_id() if event is None else event.metadata.trace_id
 
-    The field order is the wire order of the compact header: new fields go to the end, with a default.
-    Name the arguments; only codecs rely on the order.
 
-    Raises:
-        EventError: a field is not of its type, longer than 1,024 characters, or the time has no zone.
+_Text = Annotated[str, Meta(max_length=MAX_FIELD)]
+
+
+class MetadataFields(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The fields of :class:`EventMetadata`, as they are decoded: msgspec checks them by their annotations, so that the checks in
+    Python are left to the values of callers.
+
+    The order of the fields is the wire order of the compact header: new fields are added at the end, with a default.
     """
 
-    event_id: str = msgspec.field(default_factory=new_event_id)
-    """Unique for ever; a repeat of the same event keeps it. Time-ordered when generated."""
-    trace_id: str = msgspec.field(default_factory=new_trace_id)
-    """What the event belongs to, across agents. 32 hex digits when generated (W3C trace context)."""
-    span_id: str | None = None
-    parent_span_id: str | None = None
-    source_pillar: str = ""
-    source_agent: str = ""
-    target_pillar: str | None = None
-    target_agent: str | None = None
-    timestamp: datetime = msgspec.field(default_factory=_utc_now)
-    """When it happened: aware, UTC, microseconds."""
+    event_id: Annotated[str, Meta(min_length=1, max_length=MAX_FIELD)] = msgspec.field(
+        default_factory=new_event_id
+    )
+    """The unique id of the event, kept when the event is sent again. A generated id sorts by time."""
+    trace_id: _Text = msgspec.field(default_factory=_trace_id)
+    """The id of the trace that the event belongs to, across agents. A generated id has 32 hex digits (W3C trace context)."""
+    span_id: _Text | None = None
+    parent_span_id: _Text | None = None
+    source_pillar: _Text = ""
+    source_agent: _Text = ""
+    target_pillar: _Text | None = None
+    target_agent: _Text | None = None
+    timestamp: Annotated[datetime, Meta(tz=True)] = msgspec.field(default_factory=_utc_now)
+    """The time of the event: an aware datetime in UTC, to the microsecond."""
     priority: EventPriority = EventPriority.NORMAL
-    correlation_id: str | None = None
-    """The conversation: a reply carries the id of the request here."""
-    causation_id: str | None = None
+    correlation_id: _Text | None = None
+    """The id of the conversation: in a reply, the id of the request."""
+    causation_id: _Text | None = None
     """The id of the event that caused this one."""
-    tags: dict[str, str] = NO_TAGS
+    tags: Annotated[dict[_Text, _Text], Meta(max_length=MAX_TAGS)] = NO_TAGS
+
+
+class EventMetadata(MetadataFields, frozen=True, array_like=True, gc=False):
+    """The metadata of an event. Immutable: ``msgspec.structs.replace(metadata, priority=…)`` returns a changed copy.
+
+    Pass the fields as keywords; only codecs rely on the order.
+
+    Raises:
+        EventError: a field has the wrong type or more than 1,024 characters, or the time has no time zone.
+    """
 
     def __post_init__(self) -> None:
-        # One join sees most events through: all are strings, ASCII, and short even together.
+        # One join is enough for most events: all fields are ASCII strings, and together they are short.
         pillar = self.source_pillar
         agent = self.source_agent
         tags = self.tags
@@ -106,9 +127,9 @@ class EventMetadata(msgspec.Struct, frozen=True, array_like=True, gc=False):
         if not text.isascii() or not 0 < len(text) <= MAX_FIELD:
             _check_fields(self)
         if not self.event_id:
-            raise EventError("event_id is empty; leave it out to have one generated")
+            raise EventError("event_id is empty: omit it to have one generated")
         if pillar.__class__ is not str or agent.__class__ is not str:
-            # These two make up keys: an enum member must not stand there under its member name.
+            # Keys are made of these two, so an enum member must become its value.
             force_setattr(self, "source_pillar", str.__str__(pillar))
             force_setattr(self, "source_agent", str.__str__(agent))
         timestamp = self.timestamp
@@ -123,30 +144,41 @@ class EventMetadata(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def ordering_key(self) -> str:
-        """``<pillar>:<agent>`` of the sender: one agent's events stay in order."""
+        """The default ordering key, ``<pillar>:<agent>`` of the sender: the events of one agent stay in order."""
         return f"{self.source_pillar}:{self.source_agent}"
 
     def to_headers(self) -> dict[str, str]:
-        """The metadata as string headers, for transports that have nothing else.
+        """Return the metadata as string headers, for transports that support nothing else.
 
-        Keys are the field names with dashes; absent fields are left out; tags are ``tag-<name>``. Where the
-        trace and span ids are W3C ones, ``traceparent`` is there too.
+        Header names are the field names with dashes; empty fields are omitted; a tag becomes ``tag-<name>``. If the
+        trace and span ids are valid in W3C trace context, there is a ``traceparent``, too.
         """
-        from dimesh.events.headers import to_headers
-
-        return to_headers(self)
+        return write_headers(asdict(self))
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> EventMetadata:
-        """The reverse of :meth:`to_headers`; unknown headers are left alone, ``traceparent`` fills in
-        trace and parent span where they are not given.
+        """Return the metadata that :meth:`to_headers` wrote. Unknown headers are ignored; ``traceparent`` provides the trace
+        and the parent span if the headers have no trace id.
 
         Raises:
-            EventError: a header's value does not fit its field.
+            EventError: the value of a header is not valid for its field.
         """
-        from dimesh.events.headers import from_headers
+        return cls(**read_headers(headers))
 
-        return from_headers(headers)
+
+def as_metadata(decoded: MetadataFields) -> EventMetadata:
+    """Make metadata of decoded fields, in place.
+
+    Raises:
+        EventError: the time is outside the years 1 to 9999 in UTC.
+    """
+    if decoded.timestamp.tzinfo is not UTC:
+        force_setattr(decoded, "timestamp", as_utc(decoded.timestamp))
+    tags = decoded.tags
+    if tags is not NO_TAGS:
+        force_setattr(decoded, "tags", FrozenTags(tags) if tags else NO_TAGS)
+    force_setattr(decoded, "__class__", EventMetadata)
+    return decoded  # type: ignore[return-value]
 
 
 _REQUIRED_TEXT: Final = ("event_id", "trace_id", "source_pillar", "source_agent")
@@ -171,47 +203,47 @@ def _check_fields(metadata: EventMetadata) -> None:
 
 def _check_tags(tags: object) -> None:
     if not isinstance(tags, Mapping):
-        raise EventError(f"tags is {type(tags).__name__}, a dict of strings is needed")
+        raise EventError(f"tags must be a dict of strings, not {type(tags).__name__}")
     if len(tags) > MAX_TAGS:
-        raise EventError(f"{len(tags)} tags: at most {MAX_TAGS} are allowed")
+        raise EventError(f"an event can have {MAX_TAGS} tags at most, not {len(tags)}")
     for name, value in tags.items():
         check_text("tag name", name)
         check_text("tag value", value)
 
 
 def check_text(what: str, value: object, limit: int = MAX_FIELD) -> None:
-    """Refuse what is not a string of at most ``limit`` characters that UTF-8 can write.
+    """Check that a value is a string of at most ``limit`` characters that UTF-8 can encode.
 
     Raises:
-        EventError: with ``what`` in its message.
+        EventError: the value is not; the message begins with ``what``.
     """
     if not isinstance(value, str):
-        raise EventError(f"{what} {show(value)} is {type(value).__name__}, a string is needed")
+        raise EventError(f"{what} {show(value)} is {type(value).__name__}; it must be a string")
     if len(value) > limit:
         raise EventError(f"{what} {show(value)} is longer than {limit:,} characters")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise EventError(
-            f"{what} {show(value)} holds a lone surrogate, which is not valid Unicode"
+            f"{what} {show(value)} contains a lone surrogate, which is not valid Unicode"
         ) from error
 
 
 def as_utc(value: object) -> datetime:
-    """The same moment as a plain UTC datetime.
+    """Return the same moment as a plain datetime in UTC.
 
     Raises:
-        EventError: not an aware datetime, or outside the years 1 to 9999.
+        EventError: the value is not an aware datetime, or is outside the years 1 to 9999.
     """
     if not isinstance(value, datetime):
-        raise EventError(f"timestamp is {type(value).__name__}, an aware datetime is needed")
+        raise EventError(f"timestamp must be an aware datetime, not {type(value).__name__}")
     if value.tzinfo is None or value.utcoffset() is None:
         raise EventError("timestamp has no time zone: use datetime.now(timezone.utc)")
     try:
         t = value.astimezone(UTC)
     except OverflowError as error:
         raise EventError(f"timestamp {value.isoformat()} is outside the years 1 to 9999 in UTC") from error
-    # A plain datetime, whatever subclass came in: only that one can be encoded.
+    # Subclasses of datetime become plain ones, since only those can be encoded.
     return datetime(t.year, t.month, t.day, t.hour, t.minute, t.second, t.microsecond, UTC)
 
 

@@ -1,7 +1,7 @@
-"""Which names are acceptable, for topics, event types and groups.
+"""The rules for the names of topics, event types and groups.
 
 Topic names follow Kafka's rule (letters, digits, ``.``, ``_``, ``-``; at most 249 characters; neither
-``.`` nor ``..``), since every other engine can carry those.
+``.`` nor ``..``), because every other backend supports such names.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
 _TYPE = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9][a-z0-9_-]*)*\Z")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}\Z")
 
-# Names come back millions of times; the check runs once for each. Bounded, since input is hostile.
+# The same names are checked millions of times, so valid ones are cached; the cache is bounded, since input is hostile.
 KNOWN_TOPICS: set[str] = set()
 _known_types: dict[str, str] = {}
 _MAX_SEEN: Final = 10_000
 
 
 def show(value: object, limit: int = 60) -> str:
-    """``value`` for an error message: quoted, control characters escaped, cut to ``limit``."""
+    """Return ``value`` as text for an error message: quoted, with control characters escaped, and cut to ``limit``."""
     try:
         text = ascii(value)
     except Exception:  # an integer of 5,000 digits, or an object whose own __repr__ fails
@@ -35,10 +35,10 @@ def show(value: object, limit: int = 60) -> str:
 
 
 def check_topic(name: str) -> str:
-    """``name`` itself, if it can be a topic.
+    """Return ``name`` if it is a valid topic name.
 
     Raises:
-        EventError: it is not a string of 1 to 249 letters, digits, ``.``, ``_`` or ``-``.
+        EventError: the name is not a string of 1 to 249 letters, digits, ``.``, ``_`` or ``-``.
     """
     if name.__class__ is str and name in KNOWN_TOPICS:
         return name
@@ -54,10 +54,10 @@ def check_topic(name: str) -> str:
 
 
 def check_type(name: str) -> str:
-    """``name``, if it can be an event type; one and the same object for equal names, most often.
+    """Return ``name`` if it is a valid event type. Equal names usually return the same object.
 
     Raises:
-        EventError: it is not lower-case words joined by dots, at most 255 characters.
+        EventError: the name does not consist of lower-case words joined by dots, at most 255 characters.
     """
     if name.__class__ is str:
         known = _known_types.get(name)
@@ -75,10 +75,10 @@ def check_type(name: str) -> str:
 
 
 def check_group(name: str) -> str:
-    """``name`` itself, if it can be a consumer group or subscription id.
+    """Return ``name`` if it is a valid consumer group or subscription id.
 
     Raises:
-        EventError: it is not 1 to 255 letters, digits or ``._:@-``, beginning with a letter or digit.
+        EventError: the name is not a string of 1 to 255 letters, digits or ``._:@-``, beginning with a letter or digit.
     """
     if not isinstance(name, str) or not _GROUP.match(name):
         raise EventError(

@@ -1,17 +1,18 @@
-"""The standard topics and how a pillar's name becomes one."""
+"""The standard topics, and the topic that belongs to a pillar."""
 
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from typing import Final
 
-from dimesh.events.names import check_topic
+from dimesh.events.names import MAX_TOPIC, check_topic
 
 DEAD_LETTER_SUFFIX: Final = ".dlq"
 
 
 class Topics:
-    """Names of the standard topics."""
+    """The names of the standard topics."""
 
     MISSION = "pillar.mission"
     PRODUCT = "pillar.product"
@@ -45,10 +46,10 @@ class Topics:
 
     @classmethod
     def for_pillar(cls, name: str) -> str:
-        """The topic of a pillar: one of the eight, else ``pillar.<slug of the name>``.
+        """Return the topic of a pillar: that of a standard pillar, else ``pillar.<slug of the name>``.
 
         Raises:
-            EventError: nothing of the name is left once it is made a slug.
+            EventError: the name contains no letter or digit that the slug could be made of.
         """
         known = cls.PILLARS.get(name)
         if known is not None:
@@ -58,5 +59,13 @@ class Topics:
 
 
 def dead_letter_topic(topic: str) -> str:
-    """Where the events go that handlers of ``topic`` could not handle."""
-    return topic if topic.endswith(DEAD_LETTER_SUFFIX) else topic + DEAD_LETTER_SUFFIX
+    """Return the topic for events of ``topic`` that no handler could handle: its name with ``.dlq``.
+
+    If that is longer than a name of a topic can be, the end of the name gives way to a digest of the whole name.
+    """
+    if topic.endswith(DEAD_LETTER_SUFFIX):
+        return topic
+    if len(topic) + len(DEAD_LETTER_SUFFIX) > MAX_TOPIC:
+        digest = f"-{sha256(topic.encode()).hexdigest()[:16]}"
+        topic = topic[: MAX_TOPIC - len(DEAD_LETTER_SUFFIX) - len(digest)] + digest
+    return topic + DEAD_LETTER_SUFFIX

@@ -1,16 +1,13 @@
-"""W3C trace context, level 1: which trace an event belongs to, and what an event causes in turn.
+"""W3C trace context, level 1: the ``traceparent`` header.
 
-https://www.w3.org/TR/trace-context-1/ - by hand, since it is one line of text and OpenTelemetry is not needed
-to carry it.
+https://www.w3.org/TR/trace-context-1/ - the header is one line of text, so OpenTelemetry is not needed to read and
+write it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NamedTuple
-
-from dimesh.events.ids import new_span_id
-from dimesh.events.metadata import EventMetadata
+from typing import Final, NamedTuple
 
 SAMPLED: Final = 1
 
@@ -20,20 +17,20 @@ _SPAN_ID = re.compile(r"(?!0{16})[0-9a-f]{16}")
 
 
 class TraceParent(NamedTuple):
-    """What a ``traceparent`` header says."""
+    """The parts of a ``traceparent`` header."""
 
     trace_id: str
-    """32 lower-case hex digits, not all zero."""
+    """The trace id: 32 lower-case hex digits, not all zero."""
     span_id: str
-    """16 lower-case hex digits, not all zero."""
+    """The span id: 16 lower-case hex digits, not all zero."""
     flags: int = SAMPLED
-    """0 to 255; the lowest bit: the caller may have recorded the trace."""
+    """The trace flags, 0 to 255. The lowest bit is set if the caller may have recorded the trace."""
 
 
 def parse_traceparent(text: str) -> TraceParent | None:
-    """What ``text`` says, or None: the standard wants an invalid header ignored, and a new trace begun.
+    """Parse a ``traceparent`` header. None: it is invalid, and the standard requires to ignore it and start a new trace.
 
-    A version above 00 is read as far as version 00 goes; version ff and ids of zeros are invalid.
+    Of versions above 00, the parts that version 00 defines are read. Version ff and ids of zeros are invalid.
     """
     found = _TRACEPARENT.fullmatch(text.strip(" \t"))
     if found is None:
@@ -45,35 +42,16 @@ def parse_traceparent(text: str) -> TraceParent | None:
 
 
 def format_traceparent(trace_id: str, span_id: str | None, flags: int = SAMPLED) -> str | None:
-    """The header of version 00, or None where the two are not W3C ids.
+    """Return the header in version 00; None if the ids are not valid in W3C trace context.
 
-    Sampled unless told otherwise: every event is recorded, by the lineage service if by nobody else.
+    The trace counts as sampled by default, because the lineage service can record every event.
     """
     if span_id is None or not is_w3c(trace_id, span_id):
         return None
-    # Level 1 defines one flag; the others must be sent as zero.
+    # Level 1 defines one flag and requires that the others are sent as zero.
     return f"00-{trace_id}-{span_id}-{flags & SAMPLED:02x}"
 
 
 def is_w3c(trace_id: str, span_id: str) -> bool:
-    """Whether both are ids of W3C trace context: lower-case hex digits of the right number, not all zero."""
+    """Return whether both ids are valid in W3C trace context: 32 and 16 lower-case hex digits, not all zero."""
     return _TRACE_ID.fullmatch(trace_id) is not None and _SPAN_ID.fullmatch(span_id) is not None
-
-
-def child(cause: EventMetadata, **fields: Any) -> EventMetadata:
-    """Metadata for an event that ``cause`` brought about.
-
-    Same trace, a new span below that of the cause, ``causation_id`` its event id, and its conversation
-    (``correlation_id``). Event id and time are new; sender, target, priority and tags are given as ``fields``.
-
-    Raises:
-        EventError: a field does not fit.
-    """
-    inherited: dict[str, Any] = {
-        "trace_id": cause.trace_id,
-        "span_id": new_span_id(),
-        "parent_span_id": cause.span_id,
-        "causation_id": cause.event_id,
-        "correlation_id": cause.correlation_id,
-    }
-    return EventMetadata(**(inherited | fields))

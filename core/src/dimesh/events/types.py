@@ -1,4 +1,4 @@
-"""Event types and priorities. Both are strings, so they compare, hash and travel as their value."""
+"""Event types and priorities. Both are strings: they compare, hash and are encoded as their value."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dimesh.events.names import check_type
 
 
 class EventPriority(StrEnum):
-    """How urgent an event is. Filters use it; it does not change the order of delivery."""
+    """The urgency of an event. Subscriptions can filter by it; it does not change the order of delivery."""
 
     LOW = "low"
     NORMAL = "normal"
     HIGH = "high"
     CRITICAL = "critical"
 
-    # Equal to its string, so it must hash like it: Enum would hash the member's name.
+    # A member equals its string, so it must have the same hash: Enum would hash the member's name.
     __hash__ = str.__hash__
 
 
 class EventType(StrEnum):
-    """The standard event types. The set is open: ``EventType("acme.order.created")`` makes another one,
-    equal to its string and with the same ``.value``, but not listed here.
+    """The standard event types. The set is open: ``EventType("acme.order.created")`` creates a member that equals its
+    string and has it as its ``.value``, but is not listed here.
 
     Raises:
-        EventError: the name is not lower-case words joined by dots.
+        EventError: the name does not consist of lower-case words joined by dots.
     """
 
     # Mission & Governance
@@ -68,7 +68,7 @@ class EventType(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> EventType:
-        # Not kept anywhere: a stream of ever new names must not grow the process.
+        # The member is not stored anywhere: a stream of ever new names must not use more and more memory.
         check_type(value)  # type: ignore[arg-type]
         assert isinstance(value, str)
         member = str.__new__(cls, value)
@@ -81,5 +81,5 @@ _STANDARD: dict[str, EventType] = {member.value: member for member in EventType}
 
 
 def event_type(value: str) -> EventType:
-    """The member for ``value``, made on the spot if it is not a standard one."""
+    """Return the member for ``value``, creating it if it is not a standard type."""
     return _STANDARD.get(value) or EventType(value)

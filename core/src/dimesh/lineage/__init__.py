@@ -1,4 +1,4 @@
-"""Lineage: who did what with which data, what a change would reach, what happened in a trace."""
+"""Lineage: what agents, tools, events and data did to each other, what a change would affect, what happened in a trace."""
 
 from __future__ import annotations
 

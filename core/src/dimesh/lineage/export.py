@@ -1,4 +1,4 @@
-"""Lineage as text for other programs, and as a networkx graph for analyses."""
+"""Export: lineage as text for other programs, and as a networkx graph for analyses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 
 
 def export(result: Mapping[str, Any], name: str) -> str:
-    """A query's result in one of the formats.
+    """Return the result of a query in an export format.
 
     Raises:
         ValueError: there is no such format.
@@ -30,7 +30,7 @@ def export(result: Mapping[str, Any], name: str) -> str:
 
 
 def to_networkx(result: Mapping[str, Any]) -> nx.MultiDiGraph:
-    """A query's result as a graph: node ids as nodes, edge ids as keys, the other fields as attributes."""
+    """Return the result of a query as a graph: nodes are node ids, keys are edge ids, and attributes are the other fields."""
     import networkx as nx
 
     graph: nx.MultiDiGraph = nx.MultiDiGraph()
@@ -78,7 +78,7 @@ def _graphml(result: Mapping[str, Any]) -> str:
 
 
 def _flat(fields: Mapping[str, Any]) -> dict[str, str]:
-    """GraphML has neither nesting nor null: metadata as JSON text, absent fields left out."""
+    """Flatten fields for GraphML, which has neither nesting nor null: metadata becomes JSON text, None is omitted."""
     return {
         name: _xml(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for name, value in fields.items()
@@ -87,7 +87,7 @@ def _flat(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _xml(text: str) -> str:
-    # XML 1.0 has no way at all to write most control characters.
+    # XML 1.0 cannot represent most control characters.
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -105,9 +105,7 @@ def _dot(result: Mapping[str, Any]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A DOT string: the only escapes needed are those of quote, backslash and line end; NUL would end the
-    file.
-    """
+    """Return a DOT string. Quotes, backslashes and line ends must be escaped; NUL would end the file."""
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").replace("\\", "\\\\").replace('"', '\\"')
     return '"' + text.replace("\r\n", "\n").replace("\n", "\\n").replace("\r", "\\n") + '"'
 

@@ -1,7 +1,7 @@
-"""From what was tracked to records: each function takes a frozen observation and yields nodes and edges.
+"""The conversion of observations to records: each function takes a frozen observation and yields nodes and edges.
 
-A node record without a name only says that the node was seen: it fills in what no named record declares, so a
-tool call never overwrites the name that ``add_node`` gave to an agent.
+A node record without a name only means that the node was seen: it provides what no record with a name declares, so a tool
+call never overwrites the name that ``add_node`` gave to an agent.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dimesh.lineage.redact import thaw, thaw_arguments
 from dimesh.spi.lineage import LineageRecord
 
 Expand = Callable[..., Iterable[LineageRecord]]
-"""Called with the stamp (epoch seconds) and the frozen arguments."""
+"""A function that is called with the time (epoch seconds) and the frozen arguments of an observation."""
 
 DATA_TYPES = (LineageNodeType.DATA_SOURCE, LineageNodeType.DATA_SINK)
 
 
 def seen(at: float, node_id: str, kind: LineageNodeType, pillar: str | None = None) -> LineageRecord:
-    """A node that something happened to, without a declaration."""
+    """Return the record of a node that took part in something, without a declaration."""
     return LineageRecord("node", node_id, kind.value, at, pillar=pillar)
 
 
@@ -36,7 +36,7 @@ def edge(
     pillar: str | None = None,
     identity: object = None,
 ) -> LineageRecord:
-    """An edge whose id follows from its ends, type, trace and ``identity`` (what tells repeats apart)."""
+    """Return an edge whose id is derived from its ends, type, trace and ``identity``, which distinguishes repetitions."""
     edge_id = content_id(source, target, kind.value, trace, identity)
     return LineageRecord(
         "edge",
@@ -54,23 +54,22 @@ def edge(
 def node_facts(
     at: float, node_id: str, kind: LineageNodeType, name: str, pillar: str | None, metadata: bytes
 ) -> Iterator[LineageRecord]:
-    """Of ``add_node``."""
+    """Yield the node of an ``add_node``."""
     yield LineageRecord("node", node_id, kind.value, at, name=name, pillar=pillar, metadata=thaw(metadata))
 
 
 def edge_facts(
     at: float, source: str, target: str, kind: LineageEdgeType, trace: str, metadata: bytes
 ) -> Iterator[LineageRecord]:
-    """Of ``add_edge``: another metadata is another fact."""
+    """Yield the edge of an ``add_edge``. Edges with different metadata are different edges."""
     cleaned = thaw(metadata)
     yield edge(at, source, target, kind, trace, cleaned, identity=cleaned)
 
 
 def event_facts(_: float, event: Event) -> Iterator[LineageRecord]:
-    """Sender PRODUCES event, event CONSUMED by the receiver it names, cause TRIGGERS event; at the event's
-    time.
+    """Yield the records of an event: its sender PRODUCES it, its named receiver CONSUMES it, its cause TRIGGERS it.
 
-    Only the type, priority and size are kept, never the payload.
+    The time is that of the event. Only the type, priority and size are stored, never the payload.
     """
     metadata = event.metadata
     at = metadata.timestamp.timestamp()
@@ -100,7 +99,7 @@ def event_facts(_: float, event: Event) -> Iterator[LineageRecord]:
 
 
 def _party(at: float, pillar: str | None, agent: str | None) -> LineageRecord | None:
-    """``<pillar>:<agent>``; the pillar itself where no agent is named; None where neither is."""
+    """Return the node ``<pillar>:<agent>``; the pillar if there is no agent; None if there is neither."""
     if agent:
         return seen(at, f"{pillar or ''}:{agent}", LineageNodeType.AGENT, pillar or None)
     return seen(at, f"pillar:{pillar}", LineageNodeType.PILLAR, pillar) if pillar else None
@@ -116,7 +115,7 @@ def tool_facts(
     pillar: str | None,
     call_id: str | None,
 ) -> Iterator[LineageRecord]:
-    """Agent INVOKES tool. Calls of one trace are told apart by ``call_id``, else by their data."""
+    """Yield the records of a tool call: an agent INVOKES a tool. The ``call_id``, else the data, identifies it in the trace."""
     details = {"inputs": thaw_arguments(inputs), "outputs": thaw_arguments(outputs)}
     if call_id:
         details["call_id"] = call_id  # type: ignore[assignment]
@@ -130,7 +129,7 @@ def tool_facts(
 def flow_facts(
     at: float, source: str, sink: str, trace: str, data_schema: bytes, record_count: int | None
 ) -> Iterator[LineageRecord]:
-    """Data moved from ``source`` to ``sink``: READS_FROM where data reaches an agent or tool."""
+    """Yield the records of a data flow: READS_FROM if data goes to an agent or tool, else WRITES_TO."""
     source_type, sink_type = implied_type(source), implied_type(sink)
     reads = source_type in DATA_TYPES and sink_type not in DATA_TYPES
     if sink_type in DATA_TYPES:
@@ -149,7 +148,7 @@ def flow_facts(
 def decision_facts(
     at: float, agent: str, decision: str, trace: str, decision_type: str, details: bytes
 ) -> Iterator[LineageRecord]:
-    """Agent PRODUCES decision, with its type, result and factors."""
+    """Yield the records of a decision: an agent PRODUCES it. Its metadata has its type, result and factors."""
     metadata = {"decision_type": decision_type, **thaw(details)}
     yield seen(at, agent, implied_type(agent))
     yield LineageRecord(

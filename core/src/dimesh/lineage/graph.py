@@ -1,7 +1,6 @@
-"""The graph in memory: nodes and edges by number, so that a walk touches lists of integers only.
+"""The graph in memory: nodes and edges are numbered, so that a walk uses lists of integers only.
 
-Everything here follows from the records alone: the same records in another order, or twice, give the same
-graph.
+The graph depends on the records alone: the same records in another order, or twice, give the same graph.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _decode: Final = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
 class Node:
-    """One node: what was declared of it, what was seen of it, and its edges by number."""
+    """A node: its declaration, the latest record without one, and the numbers of its edges."""
 
     __slots__ = ("declared", "first", "into", "last", "node_id", "out", "seen")
 
@@ -70,7 +69,7 @@ class Node:
 
 
 class LineageGraph:
-    """Interned nodes; a column for each property of an edge; neighbours, traces, time as lists of edges."""
+    """Interned nodes, a column for each property of an edge, and the edges of each node and trace and in order of time."""
 
     def __init__(self) -> None:
         self._number: dict[str, int] = {}
@@ -89,7 +88,7 @@ class LineageGraph:
         self._by_time: list[int] = []
         self._in_order = True
 
-    # -- what there is ---------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------
 
     @property
     def node_count(self) -> int:
@@ -104,39 +103,39 @@ class LineageGraph:
         return len(self._traces)
 
     def number(self, node_id: str) -> int | None:
-        """The number of a node; None if there is none."""
+        """Return the number of a node; None if there is no such node."""
         return self._number.get(node_id)
 
     def node(self, number: int) -> Node:
-        """The node with that number."""
+        """Return the node with a number."""
         node = self._nodes[number]
         assert node is not None
         return node
 
     def nodes(self) -> Iterator[int]:
-        """The numbers of all nodes."""
+        """Return the numbers of all nodes."""
         return iter(self._number.values())
 
     def edges(self) -> Iterable[int]:
-        """The numbers of all edges, oldest first."""
+        """Return the numbers of all edges, oldest first."""
         return self._ordered()
 
     def edges_between(self, first: float, last: float) -> Sequence[int]:
-        """Edges of that time, both ends included, oldest first."""
+        """Return the edges from ``first`` to ``last``, both included, oldest first."""
         order = self._ordered()
         key = self.time.__getitem__
         return order[bisect_left(order, first, key=key) : bisect_right(order, last, key=key)]
 
     def edges_of_trace(self, trace_id: str) -> Sequence[int]:
-        """Edges of a trace in the order of their arrival; empty if the trace is unknown."""
+        """Return the edges of a trace in the order of their arrival; empty if there is no such trace."""
         return self._traces.get(trace_id, ())
 
     def edge_kind(self, edge: int) -> LineageEdgeType:
-        """The type of an edge."""
+        """Return the type of an edge."""
         return _EDGE_TYPES[self._code[edge]]
 
     def edge_view(self, edge: int) -> LineageEdge:
-        """The edge with that number, for users."""
+        """Return the edge with a number as a value for users."""
         return LineageEdge(
             self._ids[edge],
             self.node(self.source[edge]).node_id,
@@ -149,17 +148,17 @@ class LineageGraph:
 
     @property
     def oldest(self) -> float | None:
-        """The time of the oldest edge."""
+        """The time of the oldest edge; None if there are no edges."""
         order = self._ordered()
         return self.time[order[0]] if order else None
 
     # -- adding ----------------------------------------------------------------------------------
 
     def apply(self, record: LineageRecord) -> bool:
-        """Take a record in; False if it says nothing new.
+        """Add a record; return False if it contains nothing new.
 
         Raises:
-            LineageError: its type is unknown.
+            LineageError: the type of the record is unknown.
         """
         return self._apply_node(record) if record.kind == "node" else self._apply_edge(record)
 
@@ -193,10 +192,10 @@ class LineageGraph:
         if edge is not None:
             if at >= self.time[edge]:
                 return False
-            self.time[edge] = at  # the same fact, first heard of later than it happened
+            self.time[edge] = at  # the same edge, whose later record arrived first
             self._in_order = False
             return True
-        # One string object for each trace, however many edges it has.
+        # All edges of a trace share one string object.
         trace = record.trace_id
         members = self._traces.get(trace)
         if members is None:
@@ -249,10 +248,10 @@ class LineageGraph:
             self._in_order = True
         return self._by_time
 
-    # -- forgetting ------------------------------------------------------------------------------
+    # -- removing --------------------------------------------------------------------------------
 
     def forget_edges(self, before: float, limit: int) -> int:
-        """Remove up to ``limit`` edges that are older than ``before``, oldest first; returns how many."""
+        """Remove up to ``limit`` edges that are older than ``before``, oldest first; return their number."""
         order = self._ordered()
         count = min(bisect_left(order, before, key=self.time.__getitem__), limit)
         gone, self._by_time = order[:count], order[count:]
@@ -282,7 +281,7 @@ class LineageGraph:
         return count
 
     def forget_nodes(self, before: float) -> int:
-        """Remove nodes without edges that were last seen before ``before``; returns how many went."""
+        """Remove nodes without edges that were last seen before ``before``; return their number."""
         gone = [
             number
             for number in self._number.values()
@@ -295,8 +294,8 @@ class LineageGraph:
         return len(gone)
 
     def restamp_nodes(self, before: float) -> list[LineageRecord]:
-        """Records from before ``before`` of nodes that are still there, stamped anew with the time the node
-        was last seen: with these, the older part of a log can go.
+        """Return the records older than ``before`` of nodes that are kept, with the time at which the node was last seen. Once
+        they are in the log, its older part can be removed.
         """
         renewed: list[LineageRecord] = []
         for number in self._number.values():
@@ -314,7 +313,7 @@ class LineageGraph:
         return renewed
 
     def quantile_time(self, part: float) -> float | None:
-        """About the time before which that part of all nodes and edges was last seen; None: empty graph."""
+        """Return the approximate time before which a part of all nodes and edges was last seen; None if the graph is empty."""
         step = max(1, (self.node_count + self.edge_count) // 50_000)
         order = self._ordered()
         sample = [self.time[edge] for edge in order[::step]]
@@ -324,7 +323,7 @@ class LineageGraph:
 
 
 def _rank(record: LineageRecord) -> tuple[float, str, str, str, bytes]:
-    """Which of two declarations holds: the later; of equally late ones always the same."""
+    """Return the rank of a declaration. The latest one is valid; the choice among equally late ones is always the same."""
     return (
         record.timestamp,
         record.name,

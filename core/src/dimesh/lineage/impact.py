@@ -1,7 +1,7 @@
-"""What a change of one node would reach.
+"""Impact analysis: what a change of one node would affect.
 
-An edge carries an effect on only if it was drawn at or after the moment the effect arrived at its source: an
-agent that read from a table before a bad write is not affected by it.
+An edge propagates an effect only if its time is not before the arrival of the effect at its source: an agent that read from
+a table before a bad write is not affected by it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dimesh.lineage.model import moment
 from dimesh.lineage.query import Budget, Monotonic, find
 
 RAISING: Final = ("delete", "remove", "drop", "rename", "schema", "breaking")
-"""A ``change_type`` with one of these words in it weighs one point more."""
+"""The words in a ``change_type`` that add one point to the risk."""
 
 
 def find_impact(
@@ -28,10 +28,10 @@ def find_impact(
     max_nodes: int,
     max_ms: float,
 ) -> dict[str, Any]:
-    """See :meth:`dimesh.lineage.LineageService.find_impact`.
+    """Find what a change affects; see :meth:`dimesh.lineage.LineageService.find_impact`.
 
-    The walk goes by layers of hops. A label is one way to reach a node: an earlier arrival than all before it
-    makes a new label, since more edges can be followed from it; the first label has the fewest hops.
+    The walk proceeds in layers of hops. A label is one way to reach a node: an earlier arrival than all known ones creates a
+    new label, because more edges can be followed from it. The first label has the fewest hops.
     """
     start = find(graph, node_id)
     budget = Budget(monotonic, max_nodes, max_nodes, max_ms)
@@ -43,7 +43,7 @@ def find_impact(
     for hops in range(1, max_depth + 1):
         if not frontier or budget.over():
             break
-        # Arrivals of the layer before, so that a hop taken now is not extended in the same layer.
+        # The arrivals of the previous layer, so that a hop of this layer is not extended within it.
         reached = {number: arrival[number] for number in frontier}
         layer: dict[int, int] = {}
         for number, parent in frontier.items():
@@ -106,12 +106,11 @@ def find_impact(
 
 
 def risk(nodes: int, pillars_crossed: int, change_type: str, partial: bool) -> tuple[str, list[str]]:
-    """``low``, ``medium`` or ``high``, and why.
+    """Return the risk, ``low``, ``medium`` or ``high``, with the reasons.
 
-    Points: affected nodes 1-9: 1, 10-49: 2, 50 or more: 3; other pillars than the node's own: 1 for one, 2
-        for more; a change that removes or reshapes (:data:`RAISING`): 1. Up to 1 point is low, up to 3
-        medium, more is high. Nothing affected is low. A search that its budget ended is at least medium,
-        since it counts too little.
+    Points: affected nodes 1-9: 1, 10-49: 2, 50 or more: 3; other pillars than the node's own: 1 for one, 2 for more; a change
+    that removes or reshapes (:data:`RAISING`): 1. Up to 1 point is low, up to 3 medium, more is high. No affected node is low.
+    A search that a limit ended is at least medium, because its count is too low.
     """
     if not nodes:
         return ("medium", ["the search is not complete"]) if partial else ("low", ["nothing is affected"])
@@ -121,7 +120,7 @@ def risk(nodes: int, pillars_crossed: int, change_type: str, partial: bool) -> t
         why.append(f"{pillars_crossed} other pillars reached")
     if any(word in change_type.lower() for word in RAISING):
         points += 1
-        why.append(f"the change is a {change_type}")
+        why.append(f"the change type is {change_type}")
     level = "low" if points <= 1 else "medium" if points <= 3 else "high"
     if partial:
         why.append("the search is not complete")

@@ -1,8 +1,8 @@
-"""A picture of lineage as Mermaid text.
+"""Diagrams of lineage as Mermaid text.
 
-Mermaid's grammar has many words and signs with a meaning, and its pre-processing looks for more of them
-inside labels. So nothing of a name gets through but letters, digits, spaces and ``_ - . / @ ,``: every other
-character is written as a numeric entity, which Mermaid shows as the character itself.
+Mermaid's grammar has many words and characters with a meaning, and its pre-processing finds more of them inside labels.
+Only letters, digits, spaces and ``_ - . / @ ,`` of a name are therefore written as they are; every other character is
+written as a numeric entity, which Mermaid displays as the character itself.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Final
 from dimesh.lineage.model import implied_name, implied_type
 
 MAX_EDGES: Final = 450
-"""Mermaid refuses more than 500 by default."""
+"""The maximum number of edges in a diagram. Mermaid refuses more than 500 by default."""
 MAX_TEXT: Final = 50_000
-"""Characters; Mermaid's default limit."""
+"""The maximum length of a diagram in characters: Mermaid's default limit."""
 _MAX_LABEL: Final = 80
 _DIRECTION: Final = re.compile("(direction) ", re.IGNORECASE)
 
@@ -43,22 +43,22 @@ _COLOURS: Final = {
 }
 
 _Node = tuple[str, str]
-"""Label and node type."""
+"""The label and the type of a node."""
 
 
 class LineageVisualizer:
-    """Draws what ``query_lineage`` returned."""
+    """Draws the result of ``query_lineage``."""
 
     @staticmethod
     def generate_mermaid(lineage_data: Mapping[str, Any]) -> str:
-        """A ``flowchart`` that Mermaid accepts, whatever the names are.
+        """Return a ``flowchart`` that Mermaid accepts, whatever the names are.
 
-        Equal edges are drawn once with their count. More than 450 edges or 50,000 characters are drawn by
-        pillar and type, or by type alone, with counts; a note in the picture says so.
+        Equal edges are drawn once, with their number. A diagram with more than 450 edges or 50,000 characters is grouped by
+        pillar and type, or by type alone, with numbers; a note in the diagram explains that.
 
         Args:
-            lineage_data: ``nodes`` and ``edges`` as dicts, as from ``query_lineage``; the other keys may be
-                missing.
+            lineage_data: ``nodes`` and ``edges`` as dicts, as ``query_lineage`` returns them; other keys are
+                optional.
         """
         nodes: dict[str, Mapping[str, Any]] = {
             node["node_id"]: node for node in lineage_data.get("nodes", ())
@@ -98,7 +98,7 @@ class LineageVisualizer:
 
 
 def _counted(groups: Mapping[str, _Node]) -> dict[Any, _Node]:
-    """The groups as nodes, with how many members each has."""
+    """Return the groups as nodes, each with the number of its members."""
     sizes = Counter(groups.values())
     return {
         group: (" ".join(filter(None, (group[0], group[1].replace("_", " "), f"({size:,})"))), group[1])
@@ -107,7 +107,7 @@ def _counted(groups: Mapping[str, _Node]) -> dict[Any, _Node]:
 
 
 def _draw(nodes: Mapping[Any, _Node], edges: Counter[Any], notes: list[str]) -> str | None:
-    """The text; None if it is more than Mermaid takes."""
+    """Return the text of the diagram; None if it exceeds Mermaid's limits."""
     if len(edges) > MAX_EDGES:
         return None
     number = {key: f"n{index}" for index, key in enumerate(nodes)}
@@ -128,11 +128,11 @@ def _draw(nodes: Mapping[Any, _Node], edges: Counter[Any], notes: list[str]) -> 
 
 
 def escape(text: str) -> str:
-    """``text`` for between Mermaid's quotes: cut to 80 characters, in one line, never empty."""
+    """Return ``text`` for use between Mermaid's quotes: cut to 80 characters, on one line, never empty."""
     text = " ".join(text[: _MAX_LABEL * 4].split())
     if len(text) > _MAX_LABEL:
         text = text[: _MAX_LABEL - 1] + "…"
-    # Mermaid takes a whole line for a statement where "direction LR" and the like stand anywhere in it.
+    # Mermaid treats a line that contains "direction LR" or the like anywhere as a statement.
     return _DIRECTION.sub(r"\1#32;", "".join(map(_entity, text))) or "#8203;"
 
 

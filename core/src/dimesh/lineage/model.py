@@ -1,8 +1,8 @@
-"""Nodes, edges and queries as users see them.
+"""Nodes, edges and queries.
 
-An edge points the way that data or control flows, whatever its verb: ``data → agent`` READS_FROM,
-``agent → data`` WRITES_TO, ``event → agent`` CONSUMES, ``what is needed → what needs it`` DEPENDS_ON.
-Downstream therefore always means along the arrows.
+An edge points in the direction in which data or control flows, whatever its verb: ``data → agent`` READS_FROM,
+``agent → data`` WRITES_TO, ``event → agent`` CONSUMES, ``dependency → dependent`` DEPENDS_ON. Downstream therefore always
+means along the arrows.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dimesh.errors import InvalidLineageError
 from dimesh.events.names import show
 
 MAX_ID: Final = 4_096
-"""Most characters of a node, edge or trace id."""
+"""The maximum length of a node, edge or trace id in characters."""
 MAX_NAME: Final = 1_024
-"""Most characters of a node's name or pillar."""
+"""The maximum length of a node's name or pillar in characters."""
 UTC: Final = timezone.utc  # noqa: UP017 - the same object as in events
 
 
 class LineageNodeType(StrEnum):
-    """What takes part."""
+    """The types of nodes."""
 
     AGENT = "agent"
     TOOL = "tool"
@@ -39,12 +39,12 @@ class LineageNodeType(StrEnum):
     EVENT = "event"
     PILLAR = "pillar"
 
-    # Equal to its string, so it must hash like it.
+    # A member equals its string, so it must have the same hash.
     __hash__ = str.__hash__
 
 
 class LineageEdgeType(StrEnum):
-    """What one has to do with the other."""
+    """The types of edges."""
 
     READS_FROM = "reads_from"
     WRITES_TO = "writes_to"
@@ -69,7 +69,7 @@ def _now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class LineageNode:
-    """Something that takes part: an agent, a tool, data, an event …"""
+    """A participant: an agent, a tool, data, an event …"""
 
     node_id: str
     node_type: LineageNodeType
@@ -77,12 +77,12 @@ class LineageNode:
     pillar: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     created_at: datetime = field(default_factory=_now)
-    """First seen."""
+    """The time at which the node was first seen."""
     updated_at: datetime = field(default_factory=_now)
-    """Last seen, by itself or by an edge."""
+    """The time at which the node or an edge of it was last seen."""
 
     def to_dict(self, include_metadata: bool = True) -> dict[str, Any]:
-        """Plain JSON values; times as ISO 8601 in UTC. Without ``include_metadata`` that key is left out."""
+        """Return plain JSON values, with times as ISO 8601 in UTC. Without ``include_metadata``, that key is omitted."""
         return {
             "node_id": self.node_id,
             "node_type": self.node_type.value,
@@ -96,7 +96,7 @@ class LineageNode:
 
 @dataclass(frozen=True, slots=True)
 class LineageEdge:
-    """One thing that happened between two nodes."""
+    """Something that happened between two nodes."""
 
     edge_id: str
     source_id: str
@@ -107,7 +107,7 @@ class LineageEdge:
     created_at: datetime = field(default_factory=_now)
 
     def to_dict(self, include_metadata: bool = True) -> dict[str, Any]:
-        """Plain JSON values; time as ISO 8601 in UTC. Without ``include_metadata`` that key is left out."""
+        """Return plain JSON values, with the time as ISO 8601 in UTC. Without ``include_metadata``, that key is omitted."""
         return {
             "edge_id": self.edge_id,
             "source_id": self.source_id,
@@ -121,17 +121,17 @@ class LineageEdge:
 
 @dataclass(frozen=True, slots=True)
 class LineageQuery:
-    """What to show.
+    """A selection of nodes and edges.
 
-    With ``node_id`` the graph is walked from there: ``trace_id`` and ``time_range`` say which edges may be
-    walked, ``pillar`` and ``node_type`` which of the nodes reached are shown (the start always is). ``both``
-    is what the node came from and what came of it, not what its neighbours have to do with each other.
+    With ``node_id``, the query walks the graph from there: ``trace_id`` and ``time_range`` limit the edges to walk; ``pillar``
+    and ``node_type`` limit the nodes in the answer (which always has the start). ``both`` means the ancestors and the
+    descendants of the node, not how its neighbours are related to each other.
 
-    Without ``node_id`` nothing is walked: the answer is the nodes that match, the edges that touch them
-    (those that leave them for ``downstream``, enter them for ``upstream``) and the nodes at the other ends.
+    Without ``node_id``, nothing is walked: the answer has the nodes that match, their edges (only outgoing ones for
+    ``downstream``, incoming ones for ``upstream``), and the nodes at the other ends.
 
     Raises:
-        InvalidLineageError: an unknown direction or type, a negative figure, a time without zone.
+        InvalidLineageError: the direction or a type is unknown, a number is negative, or a time has no time zone.
     """
 
     node_id: str | None = None
@@ -140,14 +140,14 @@ class LineageQuery:
     node_type: LineageNodeType | str | None = None
     direction: Direction = "both"
     max_depth: int = 10
-    """Most edges between the start and a node."""
+    """The maximum number of edges between the start and a node."""
     time_range: tuple[datetime | None, datetime | None] | None = None
-    """First and last moment, both included; None: open."""
+    """The first and the last moment, both included; None: no limit."""
     include_metadata: bool = True
     max_nodes: int = 1_000
     max_edges: int = 10_000
     max_ms: float = 1_000.0
-    """Most milliseconds to spend. When one of the three budgets ends the search, the answer says ``partial``.
+    """The maximum number of milliseconds to spend. If one of the three limits ends the search, the answer is ``partial``.
     """
 
     def __post_init__(self) -> None:
@@ -158,13 +158,13 @@ class LineageQuery:
                 f"direction {show(self.direction)} is unknown: use one of {', '.join(_DIRECTIONS)}"
             )
         if not isinstance(self.max_depth, int) or self.max_depth < 0:
-            raise InvalidLineageError("max_depth counts edges: a whole number, 0 or more, is needed")
+            raise InvalidLineageError("max_depth must be a number of edges: a whole number, 0 or more")
         if self.max_nodes < 1 or self.max_edges < 1 or self.max_ms <= 0:
             raise InvalidLineageError("max_nodes, max_edges and max_ms must be positive")
         self.seconds()
 
     def seconds(self) -> tuple[float, float]:
-        """``time_range`` as epoch seconds; minus and plus infinity where it is open."""
+        """Return ``time_range`` as epoch seconds; minus and plus infinity stand for no limit."""
         try:
             start, end = self.time_range or (None, None)
         except (TypeError, ValueError):
@@ -176,10 +176,10 @@ class LineageQuery:
 
 
 def epoch(moment: datetime) -> float:
-    """Epoch seconds of an aware datetime.
+    """Return the epoch seconds of an aware datetime.
 
     Raises:
-        InvalidLineageError: not a datetime, or without a zone.
+        InvalidLineageError: the value is not a datetime, or has no time zone.
     """
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise InvalidLineageError("a time must be an aware datetime, such as datetime.now(timezone.utc)")
@@ -187,24 +187,24 @@ def epoch(moment: datetime) -> float:
 
 
 def moment(seconds: float) -> datetime:
-    """The aware datetime of epoch seconds."""
+    """Return the aware datetime of epoch seconds."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
 def node_type(value: LineageNodeType | str) -> LineageNodeType:
-    """The member for a member or its value.
+    """Return the member for a member or its value.
 
     Raises:
-        InvalidLineageError: there is none.
+        InvalidLineageError: there is no such member.
     """
     return _member(LineageNodeType, value)
 
 
 def edge_type(value: LineageEdgeType | str) -> LineageEdgeType:
-    """The member for a member or its value.
+    """Return the member for a member or its value.
 
     Raises:
-        InvalidLineageError: there is none.
+        InvalidLineageError: there is no such member.
     """
     return _member(LineageEdgeType, value)
 
@@ -218,18 +218,20 @@ def _member(kind: type[_E], value: object) -> _E:
 
 
 def check_text(value: object, what: str, limit: int = MAX_ID) -> str:
-    """``value`` itself, if it is a string of 1 to ``limit`` characters that can be written as UTF-8.
+    """Return ``value`` if it is a string of 1 to ``limit`` characters that UTF-8 can encode.
 
     Raises:
-        InvalidLineageError: it is not.
+        InvalidLineageError: the value is not; the message begins with ``what``.
     """
     if not isinstance(value, str) or not 0 < len(value) <= limit:
-        raise InvalidLineageError(f"{what} {show(value)}: a string of 1 to {limit:,} characters is needed")
+        raise InvalidLineageError(
+            f"{what} {show(value)} is not valid: use a string of 1 to {limit:,} characters"
+        )
     if not value.isascii():
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise InvalidLineageError(f"{what} {show(value)} holds a lone surrogate") from None
+            raise InvalidLineageError(f"{what} {show(value)} contains a lone surrogate") from None
     return value
 
 
@@ -246,15 +248,15 @@ _PREFIXES: Final = {
 
 
 def implied_type(node_id: str) -> LineageNodeType:
-    """The type that an id suggests, for a node that only edges speak of: by its prefix; ``x:y`` with another
-    prefix is an agent of a pillar; anything else is data.
+    """Return the type that an id implies, for a node that is known from edges only. It is given by the prefix; ``x:y`` with any
+    other prefix is an agent of a pillar; an id without a prefix is data.
     """
     prefix, colon, _ = node_id.partition(":")
     return _PREFIXES.get(prefix) or (LineageNodeType.AGENT if colon else LineageNodeType.DATA_SOURCE)
 
 
 def implied_name(node_id: str) -> str:
-    """The name that an id suggests: what follows the first colon."""
+    """Return the name that an id implies: the part after the first colon."""
     return node_id.partition(":")[2] or node_id
 
 
@@ -262,5 +264,5 @@ _canonical: Final = msgspec.msgpack.Encoder(order="deterministic")
 
 
 def content_id(*parts: object) -> str:
-    """32 hex digits that depend on the parts alone, so that the same fact always has the same id."""
+    """Return 32 hex digits that depend on the parts alone, so that the same fact always has the same id."""
     return blake2b(_canonical.encode(parts), digest_size=16).hexdigest()

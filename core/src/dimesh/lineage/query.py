@@ -1,6 +1,6 @@
-"""Walks over the graph: what a node came from, what came of it, and what a change would reach.
+"""Queries: walks over the graph to the ancestors and descendants of a node.
 
-Each walk has a budget and says so when the budget ended it. Depth counts edges, exactly.
+Each walk has a budget, and the answer reports it if the budget ended the walk. Depth is the exact number of edges.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dimesh.lineage.graph import LineageGraph
 from dimesh.lineage.model import LineageQuery
 
 Monotonic = Callable[[], float]
-_LOOK_AT_CLOCK_EVERY: Final = 256
+_STEPS_PER_CLOCK_CHECK: Final = 256
 
 
 class Budget:
-    """How much a walk may still do; ``reason`` says what ran out."""
+    """The limits of a walk. :attr:`reason` names the limit that was reached."""
 
     def __init__(self, monotonic: Monotonic, max_nodes: int, max_edges: int, max_ms: float) -> None:
         self._monotonic = monotonic
@@ -31,50 +31,50 @@ class Budget:
         self.reason = ""
 
     def step(self) -> bool:
-        """Count one edge looked at; False when the time is up."""
+        """Count one visited edge; return False if the time is over."""
         self._steps += 1
-        if self._steps % _LOOK_AT_CLOCK_EVERY == 0 and self._monotonic() > self._until:
-            self.reason = f"stopped after {self._max_ms:g} ms: raise max_ms or ask for less"
+        if self._steps % _STEPS_PER_CLOCK_CHECK == 0 and self._monotonic() > self._until:
+            self.reason = f"stopped after {self._max_ms:g} ms: raise max_ms, or narrow the query"
         return not self.reason
 
     def over(self) -> bool:
-        """Whether something ran out."""
+        """Return whether a limit was reached."""
         return bool(self.reason)
 
     def room(self, nodes: int, edges: int) -> bool:
-        """Whether one more may be taken when there are that many."""
+        """Return whether the answer may have that many nodes and edges."""
         if nodes > self.max_nodes:
-            self.reason = f"stopped at {self.max_nodes} nodes: raise max_nodes or ask for less"
+            self.reason = f"stopped at {self.max_nodes} nodes: raise max_nodes, or narrow the query"
         elif edges > self.max_edges:
-            self.reason = f"stopped at {self.max_edges} edges: raise max_edges or ask for less"
+            self.reason = f"stopped at {self.max_edges} edges: raise max_edges, or narrow the query"
         return not self.reason
 
 
 def find(graph: LineageGraph, node_id: str) -> int:
-    """The number of a node.
+    """Return the number of a node.
 
     Raises:
-        NodeNotFoundError: there is none.
+        NodeNotFoundError: there is no such node.
     """
     number = graph.number(node_id) if isinstance(node_id, str) else None
     if number is None:
         raise NodeNotFoundError(
             f"no lineage node has the id {show(node_id)}: query without node_id (by pillar, node_type or "
-            "trace_id) to see which there are"
+            "trace_id) to list the nodes"
         )
     return number
 
 
 def run_query(graph: LineageGraph, query: LineageQuery, monotonic: Monotonic) -> dict[str, Any]:
-    """The answer to a query.
+    """Answer a query.
 
     Returns:
         ``nodes`` and ``edges`` as dicts, nearest first; ``stats`` with ``total_nodes``, ``total_edges``,
-        ``node_types``, ``edge_types`` (counts by value) and ``pillars_involved`` (sorted) of what is shown;
-        ``partial``, ``reason`` (empty if complete) and ``visited`` (nodes looked at).
+        ``node_types``, ``edge_types`` (numbers by value) and ``pillars_involved`` (sorted) of the answer;
+        ``partial``, ``reason`` (empty if complete) and ``visited`` (the number of visited nodes).
 
     Raises:
-        NodeNotFoundError: ``query.node_id`` is not there.
+        NodeNotFoundError: there is no node ``query.node_id``.
     """
     budget = Budget(monotonic, query.max_nodes, query.max_edges, query.max_ms)
     if query.node_id is None:
@@ -91,7 +91,7 @@ def run_query(graph: LineageGraph, query: LineageQuery, monotonic: Monotonic) ->
 def _walk(
     graph: LineageGraph, start: int, query: LineageQuery, budget: Budget
 ) -> tuple[dict[int, None], dict[int, None]]:
-    """Both directions advance by turns, so that a wide one does not use up the other's budget."""
+    """Walk in both directions alternately, so that a wide one does not use up the budget of the other."""
     first, last = query.seconds()
     trace = query.trace_id
     nodes, edges = {start: None}, dict[int, None]()
@@ -214,13 +214,13 @@ def _answer(
 
 
 def whole_graph(graph: LineageGraph) -> dict[str, Any]:
-    """Everything, as :func:`run_query` would answer without limits."""
+    """Return the whole graph, in the form of an answer of :func:`run_query`."""
     unlimited = Budget(lambda: 0.0, 1, 1, 1.0)
     return _answer(graph, graph.nodes(), graph.edges(), True, unlimited, graph.node_count)
 
 
 def timeline(graph: LineageGraph, trace_id: str) -> list[dict[str, Any]]:
-    """What happened in a trace, in order of time; of equal times in the order of recording."""
+    """Return the steps of a trace in order of time; steps with equal times are in the order of recording."""
 
     def side(number: int) -> dict[str, str]:
         node = graph.node(number)

@@ -1,11 +1,11 @@
-"""From the caller to the graph, the log and the sinks.
+"""The recorder: it takes observations from callers to the graph, the log and the other sinks.
 
-The caller stamps, freezes and appends to a bounded queue. The event loop then turns what was queued into
-records, puts the new ones into the graph and feeds them to the sinks. A query first does the same for what
-still waits, so it sees everything that was recorded before it, however slow the disk is.
+A caller appends a frozen observation with its time to a bounded queue. Later, the event loop converts queued observations
+to records, adds the new ones to the graph and passes them to the sinks. A query first processes the whole queue, so it sees
+everything that was recorded before it, however slow the disk is.
 
-The first sink that can be read back is the log: the graph is rebuilt from it, and it is never skipped. When
-it does not keep up, the queue fills.
+The first sink that can be read back is the log: the graph is rebuilt from it, and it gets every record. If it does not keep
+up, the queue fills.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from dimesh.capabilities import Capability
 from dimesh.clock import Clock
-from dimesh.errors import ConfigurationError, LineageError
+from dimesh.errors import ConfigurationError, DimeshError, LineageError, StorageError
 from dimesh.lineage.facts import Expand
 from dimesh.lineage.feeder import SinkFeeder
 from dimesh.lineage.graph import LineageGraph
 from dimesh.spi.lineage import LineageRecord, LineageSink
+from dimesh.storage.room import WaitQueue
 
 logger = logging.getLogger(__name__)
 
 _TURN: Final = 500
-"""Observations indexed in one turn of the event loop: about 20 ms."""
+"""The number of observations that are indexed in one turn of the event loop: about 20 ms."""
 _FORGET_TURN: Final = 20_000
 _EVICT: Final = 0.1
 
@@ -39,17 +39,17 @@ Observer = Callable[[LineageRecord], object]
 
 
 class Recorder:
-    """All methods from one event loop.
+    """Records observations. All methods are called from one event loop.
 
     Args:
-        sinks: where records go; opened and closed here.
-        clock: for stamps, waits and backoff.
-        capacity: most observations that wait, in the queue and for the log.
-        patience: seconds that an ordinary observation may wait for room before it is dropped and counted.
-        max_facts: most nodes and edges in memory; beyond it the oldest tenth goes.
-        sink_timeout: seconds for one write to a sink that is not the log.
-        rng: for the jitter of the backoff.
-        on_recorded: called with each record that reached the log (the graph, where there is no log).
+        sinks: the sinks of the records; the recorder opens and closes them.
+        clock: the clock for time stamps, time-outs and retries.
+        capacity: the maximum number of observations that are pending, in the queue and for the log.
+        patience: seconds that an observation may wait for space before it is dropped and counted.
+        max_facts: the maximum number of nodes and edges in memory; beyond it the oldest tenth is removed.
+        sink_timeout: seconds that one write to a sink other than the log may take.
+        rng: the source of the jitter of retries.
+        on_recorded: called with each record that is in the log (in the graph, if there is no log).
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class Recorder:
         self.graph = LineageGraph()
         self.opened = self.closed = False
         self.recorded = self.dropped = self.failed = self.evicted = 0
+        self._report_at = 1
+        """The number of dropped observations from which on the log is to report them again."""
         self._clock = clock
         self._capacity = capacity
         self._patience = patience
@@ -79,7 +81,7 @@ class Recorder:
         self._observer = on_recorded
         self._queue: deque[tuple[Expand, float, tuple[Any, ...]]] = deque()
         self._scheduled = False
-        self._room: deque[asyncio.Future[bool]] = deque()
+        self._space = WaitQueue(clock)
         self._opening = asyncio.Lock()
         log = next((sink for sink in sinks if Capability.READ_BACK in sink.capabilities), None)
         self._feeders = [
@@ -99,10 +101,10 @@ class Recorder:
     # -- life ------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the sinks, rebuild the graph from the log. May be called again.
+        """Open the sinks and rebuild the graph from the log. May be called again.
 
         Raises:
-            StorageError, LineageError: a sink cannot be used; nothing stays open.
+            StorageError, LineageError: a sink cannot be opened. No sink stays open.
         """
         async with self._opening:
             if self.opened:
@@ -133,19 +135,23 @@ class Recorder:
             await asyncio.sleep(0)
 
     async def close(self) -> None:
-        """Index and write out what waits, then close the sinks. May be called twice.
+        """Index and write everything that is pending, then close the sinks. May be called twice.
 
         Raises:
-            LineageError, StorageError: the log did not take everything; says how much is lost.
+            LineageError, StorageError: records could not be written to the log; the message gives their number.
         """
         if self.closed:
             return
         if self._queue and not self.opened:
-            await self.open()
+            try:
+                await self.open()
+            except DimeshError as error:
+                kind = StorageError if isinstance(error, StorageError) else LineageError
+                lost = len(self._queue) + self.dropped
+                raise kind(f"{lost:,} lineage observations were not written: {error}") from error
         self.closed = True
         self.index()
-        for waiter in self._room:
-            _resolve(waiter, False)
+        self._space.close()
         if not self.opened:
             return
         results = await asyncio.gather(*(feeder.close() for feeder in self._feeders), return_exceptions=True)
@@ -160,84 +166,72 @@ class Recorder:
     def _check_open(self) -> None:
         if self.closed:
             raise LineageError(
-                "the lineage service is closed: make a new one to record or to read the log again"
+                "the lineage service is closed: create a new one to record, or to read the log again"
             )
 
     # -- recording -------------------------------------------------------------------------------
 
     def record_nowait(self, expand: Expand, *args: Any) -> bool:
-        """Queue an observation if there is room; else (or when closed) count it as dropped and return False.
+        """Queue an observation if there is space. If there is none, or the recorder is closed, count it as dropped and return
+        False.
 
-        ``args`` must be frozen: nobody may change them later.
+        ``args`` must be immutable.
         """
         if self._full or self.closed:
-            self.dropped += 1
-            return False
+            return self._drop()
         self._queue.append((expand, self._clock.time(), args))
         if not self._scheduled:
             self._schedule()
         return True
 
     async def record(self, expand: Expand, *args: Any, must: bool = False) -> bool:
-        """Queue an observation; waits for room where there is none, without limit if it ``must`` be kept.
+        """Queue an observation; wait for space if there is none.
+
+        Args:
+            expand: converts the observation to records.
+            args: the arguments of ``expand``; they must be immutable.
+            must: whether the observation must not be dropped: then it waits without limit.
 
         Returns:
-            False if there was no room within the patience: it is dropped and counted.
+            False if there was no space within the patience: the observation is dropped and counted.
 
         Raises:
-            LineageError: closed (for one that must be kept, also if that happens while it waits).
+            LineageError: the recorder is closed, or is closed while an observation waits that must not be dropped.
         """
         if not self.opened:
             await self.open()
         self._check_open()
-        if self._full and not await self._wait_for_room(must):
+        if self._full and not await self._space.wait(
+            lambda: not self._full, math.inf if must else self._patience
+        ):
             if must:
                 self._check_open()
-            self.dropped += 1
-            return False
+            return self._drop()
         self._queue.append((expand, self._clock.time(), args))
         if not self._scheduled:
             self._schedule()
         if len(self._queue) * 2 > self._capacity:
-            await asyncio.sleep(0)  # a loop that does nothing but record must let the index have its turn
+            await asyncio.sleep(0)  # lets the index run, even if the caller does nothing but record
         return True
+
+    def _drop(self) -> Literal[False]:
+        self.dropped += 1
+        if self.dropped >= self._report_at and not self.closed:
+            self._report_at *= 10
+            logger.warning(
+                "lineage has no space: %s observations were dropped so far; is its log written?",
+                f"{self.dropped:,}",
+            )
+        return False
 
     @property
     def _full(self) -> bool:
         return len(self._queue) + (self._log.pending if self._log else 0) >= self._capacity
 
-    async def _wait_for_room(self, must: bool) -> bool:
-        loop = asyncio.get_running_loop()
-        until = self._clock.monotonic() + self._patience
-        while self._full and not self.closed:
-            left = math.inf if must else until - self._clock.monotonic()
-            if left <= 0:
-                return False
-            waiter: asyncio.Future[bool] = loop.create_future()
-            self._room.append(waiter)
-            timer = None if must else self._clock.call_later(left, partial(_resolve, waiter, False))
-            try:
-                await waiter
-            finally:
-                if timer is not None:
-                    timer.cancel()
-                with contextlib.suppress(ValueError):
-                    self._room.remove(waiter)
-        return not self.closed
-
-    def _give_room(self) -> None:
-        free = self._capacity - len(self._queue) - (self._log.pending if self._log else 0)
-        for waiter in self._room:
-            if free <= 0:
-                break
-            if not waiter.done():
-                waiter.set_result(True)
-                free -= 1
-
     # -- indexing --------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        with contextlib.suppress(RuntimeError):  # outside a loop: the next query or record does it
+        with contextlib.suppress(RuntimeError):  # outside an event loop, the next query or record does it
             asyncio.get_running_loop().call_soon(self._turn)
             self._scheduled = True
 
@@ -248,8 +242,8 @@ class Recorder:
             self._schedule()
 
     def index(self, limit: int | None = None) -> None:
-        """Put what waits (at most ``limit`` observations) into the graph and hand it to the sinks. Does
-        nothing until these are open.
+        """Add queued observations (at most ``limit``) to the graph and pass them to the sinks. Does nothing until the sinks are
+        open.
         """
         if self._feeders and not self.opened:
             return
@@ -263,15 +257,16 @@ class Recorder:
             except Exception:
                 self.failed += 1
                 if self.failed == 1:
-                    logger.exception("an observation could not be recorded; further ones are only counted")
+                    logger.exception(
+                        "an observation could not be recorded; further failures are only counted"
+                    )
         self._evict()
         if fresh:
             for feeder in self._feeders:
                 feeder.feed(fresh)
             if self._log is None:
                 self._written(fresh)
-        if self._room:
-            self._give_room()
+        self._space.wake()
 
     def _written(self, records: Sequence[LineageRecord]) -> None:
         if self._observer is not None:
@@ -279,16 +274,14 @@ class Recorder:
                 try:
                     self._observer(record)
                 except Exception:
-                    logger.exception("an observer of lineage records failed")
-        if self._room:
-            self._give_room()
+                    logger.exception("the observer of lineage records failed")
+        self._space.wake()
 
     async def flush(self) -> None:
-        """Wait until everything recorded so far is in the log, and in the other sinks or counted as lost
-        there.
+        """Wait until everything recorded so far is in the log, and in the other sinks or counted as lost there.
 
         Raises:
-            LineageError: the log refuses.
+            LineageError: the log cannot be written.
         """
         if not self.opened:
             await self.open()
@@ -296,7 +289,7 @@ class Recorder:
         for feeder in self._feeders:
             await feeder.flush()
 
-    # -- forgetting ------------------------------------------------------------------------------
+    # -- removing --------------------------------------------------------------------------------
 
     def _evict(self) -> None:
         graph = self.graph
@@ -304,7 +297,7 @@ class Recorder:
             before = graph.quantile_time(_EVICT)
             assert before is not None
             gone = graph.forget_edges(before, graph.edge_count) + graph.forget_nodes(before)
-            if not gone:  # a tenth or more have that very time
+            if not gone:  # a tenth or more have exactly this time
                 before = math.nextafter(before, math.inf)
                 gone = graph.forget_edges(before, graph.edge_count) + graph.forget_nodes(before)
             if not gone:
@@ -312,10 +305,10 @@ class Recorder:
             self.evicted += gone
 
     async def prune(self, before: float) -> int:
-        """Forget what is older than ``before`` (epoch seconds), in memory and in every sink.
+        """Remove everything that is older than ``before`` (epoch seconds), from memory and from every sink.
 
         Returns:
-            How many nodes and edges went from memory.
+            The number of nodes and edges that were removed from memory.
 
         Raises:
             LineageError, StorageError: the log could not be pruned.
@@ -336,11 +329,18 @@ class Recorder:
             except Exception as error:
                 if feeder.essential:
                     raise
-                logger.warning("lineage sink %s could not forget: %s", feeder.sink.name, type(error).__name__)
+                logger.warning(
+                    "lineage sink %s could not be pruned: %s", feeder.sink.name, type(error).__name__
+                )
         return gone
 
+    def counts(self) -> dict[str, int]:
+        """Return the figures that cost nothing, however large the graph is; see :meth:`LineageService.counts`."""
+        pending = len(self._queue) + sum(feeder.pending for feeder in self._feeders)
+        return {"recorded": self.recorded, "dropped": self.dropped, "pending": pending}
+
     def stats(self) -> dict[str, Any]:
-        """Figures for operators."""
+        """Return figures for operators."""
         return {
             "nodes": self.graph.node_count,
             "edges": self.graph.edge_count,
@@ -353,11 +353,6 @@ class Recorder:
             "evicted": self.evicted,
             "sinks": [feeder.stats() for feeder in self._feeders],
         }
-
-
-def _resolve(waiter: asyncio.Future[bool], value: bool) -> None:
-    if not waiter.done():
-        waiter.set_result(value)
 
 
 def _nothing(_: Sequence[LineageRecord]) -> None:

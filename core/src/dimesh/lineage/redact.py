@@ -1,44 +1,31 @@
-"""What may be kept of what passes through agents and tools: bounded, and never a secret.
+"""Redaction: what may be stored of the data of agents and tools. It is bounded and contains no secrets.
 
-Metadata is copied (as bytes, so that later edits by the caller do not show) and later cleaned by the worker.
-Of a tool's arguments only the structure is kept: names, types, sizes and hashes. A hash tells equal values
-from different ones; it does not hide a value that can be guessed, which is why what looks secret has none.
+Metadata is copied as bytes, so that later changes by the caller have no effect, and is cleaned when it is indexed. Of the
+arguments of a tool, only the structure is stored: names, types, sizes and hashes. A hash shows whether two values are equal,
+but it does not protect a value that can be guessed, so values whose names look secret have none.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence, Set
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
 
-MASK: Final = "***"
+from dimesh.secrets import MASK, is_secret
+
 MAX_METADATA: Final = 16_384
-"""Most bytes (msgpack) of the metadata of one record."""
+"""The maximum size of the metadata of one record in bytes (msgpack)."""
 MAX_DEPTH: Final = 20
 MAX_ITEMS: Final = 2_000
 MAX_STRING: Final = 2_000
 MAX_KEYS: Final = 50
 
-_SECRET = re.compile(
-    r"passw|pwd|secret|token(?!s)|api[_-]?key|access[_-]?key|private[_-]?key|auth(?!or)|cookie|credential"
-    r"|bearer|signature|session[_-]?(?:id|key)|\bpin\b|\botp\b|\bssn\b|\bcvv2?\b|card[_-]?(?:number|no\b)",
-    re.IGNORECASE,
-)
-
-
-@lru_cache(maxsize=4_096)
-def is_secret(key: str) -> bool:
-    """Whether a value under that name is likely to be a secret."""
-    return _SECRET.search(key) is not None
-
 
 def _opaque(value: object) -> str:
-    # The type's name only: a foreign __str__ or __repr__ may be slow, raise or tell too much.
+    # The type's name only: a foreign __str__ or __repr__ may be slow, raise an error, or reveal too much.
     return f"<{type(value).__qualname__}>"
 
 
@@ -48,7 +35,7 @@ _EMPTY: Final = _encoder.encode({})
 
 
 def freeze(metadata: Mapping[str, Any] | None) -> bytes:
-    """A copy as bytes that nobody can change. Takes any value; what is over-long is cleaned at once."""
+    """Copy metadata as bytes. Any value is accepted; oversized metadata is cleaned at once."""
     if not metadata:
         return _EMPTY
     data = _encode(metadata)
@@ -56,7 +43,7 @@ def freeze(metadata: Mapping[str, Any] | None) -> bytes:
 
 
 def thaw(data: bytes) -> dict[str, Any]:
-    """What :func:`freeze` copied: cleaned, with string keys, within :data:`MAX_METADATA`."""
+    """Return what :func:`freeze` copied: cleaned, with string keys, within :data:`MAX_METADATA`."""
     if data == _EMPTY:
         return {}
     cleaned = clean(_decode(data))
@@ -66,8 +53,8 @@ def thaw(data: bytes) -> dict[str, Any]:
 
 
 def freeze_arguments(arguments: Any) -> tuple[bytes, bool]:
-    """Arguments or results of a tool as bytes, and whether they are the summary already (large ones are, so
-    that the queue stays small).
+    """Copy the arguments or the result of a tool as bytes, and return whether they are a summary already. Large ones are, so
+    that the queue stays small.
     """
     data = _encode(arguments)
     if len(data) <= MAX_METADATA:
@@ -76,16 +63,16 @@ def freeze_arguments(arguments: Any) -> tuple[bytes, bool]:
 
 
 def thaw_arguments(frozen: tuple[bytes, bool]) -> dict[str, Any]:
-    """The summary of what :func:`freeze_arguments` copied."""
+    """Return the summary of what :func:`freeze_arguments` copied."""
     value = _decode(frozen[0])
     return value if frozen[1] and isinstance(value, dict) else summary(value)
 
 
 def summary(arguments: Any) -> dict[str, Any]:
-    """The structure of a tool's arguments or result, without its values.
+    """Return the structure of a tool's arguments or result, without the values.
 
-    ``{"size": bytes, "hash": of all, "keys": {name: {"type", "size", "hash"}}, "more": further names}``;
-    secret-looking names have ``"redacted": true`` and neither size nor hash.
+    ``{"size": bytes, "hash": hash of all, "keys": {name: {"type", "size", "hash"}}, "more": number of further names}``.
+    An entry whose name looks secret has ``"redacted": true`` and neither size nor hash.
     """
     if arguments is None:
         return {}
@@ -113,8 +100,8 @@ def summary(arguments: Any) -> dict[str, Any]:
 
 
 def clean(value: Any) -> Any:
-    """A copy of plain JSON values: secrets masked, strings, depth and number of items cut, NaN and foreign
-    objects as words.
+    """Return a copy that consists of plain JSON values: secrets are masked, strings, depth and number of items are limited, and
+    NaN and foreign objects become text.
     """
     return _clean(value, 0, [MAX_ITEMS])
 
@@ -166,7 +153,7 @@ def _text(value: object, limit: int) -> str:
 
 
 def _big(value: int) -> str:
-    # Not str(): that takes quadratic time, and Python refuses beyond 4,300 digits.
+    # str() takes quadratic time, and Python refuses it beyond 4,300 digits.
     return str(value) if value.bit_length() <= 4_096 else f"<integer of {value.bit_length()} bits>"
 
 
@@ -180,7 +167,7 @@ def _encode(value: Any) -> bytes:
     try:
         return _encoder.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        # Integers beyond 64 bits, lone surrogates, cycles: rare, so only they pay for the walk.
+        # Integers beyond 64 bits, lone surrogates and cycles are rare, so only they cost a walk.
         return _encoder.encode(clean(value))
 
 
@@ -192,8 +179,8 @@ def _decode(data: bytes) -> Any:
 
 
 def _measure(value: Any) -> tuple[int, str]:
-    """Size in bytes and hash of a value. Nested secrets are masked before hashing; in what is too large for
-    that walk they are one part among many, and cannot be guessed from the hash.
+    """Return the size of a value in bytes, and its hash. Nested secrets are masked before hashing. A value that is too large for
+    that contains so much else that the hash does not help to guess a secret in it.
     """
     try:
         data = _ordered.encode(value)

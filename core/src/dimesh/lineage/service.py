@@ -1,4 +1,4 @@
-"""The lineage service: record what agents, tools, data and events do to each other, and ask about it."""
+"""The lineage service: it records what agents, tools, events and data do to each other, and answers queries."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from dimesh.lineage.model import (
 )
 from dimesh.lineage.model import LineageEdgeType as _EdgeType
 from dimesh.lineage.model import LineageNodeType as _NodeType
+from dimesh.lineage.opener import Opener
 from dimesh.lineage.query import run_query, timeline, whole_graph
 from dimesh.lineage.recorder import Observer, Recorder
 from dimesh.lineage.redact import freeze, freeze_arguments
@@ -33,35 +34,35 @@ from dimesh.spi.lineage import LineageSink
 if TYPE_CHECKING:
     from typing import Self
 
-    from dimesh.bus.handler import EventHandler
+    from dimesh import EventHandler
 
 
 class LineageService:
-    """Records lineage and answers questions about it.
+    """Records lineage and answers queries about it. It opens at first use.
 
-    The ``add_…`` and ``track_…`` coroutines return as soon as the observation is queued: True, or False if
-    there was no room for ``patience`` seconds and it was dropped (``stats()["dropped"]`` counts those).
-    Decisions are never dropped; they wait. A query sees everything that was recorded before it. Ids follow
-    from the content: the same observation twice is one. Opens by itself at first use.
+    The ``add_…`` and ``track_…`` coroutines return as soon as the observation is queued: True, or False if the queue was full
+    for ``patience`` seconds and the observation was dropped (``stats()["dropped"]`` is their number). Decisions are never
+    dropped: they wait for space. A query sees everything that was recorded before it. Ids are derived from the content, so
+    the same observation twice counts once.
 
     Args:
-        path: folder of the log; None: the graph lives in memory only.
-        sinks: further places for the records. Without a ``path`` the first that can be read back is the log.
-        clock: where time comes from.
-        durability: of the log: ``interval`` survives a killed process, and a power cut from a second before;
-            ``always`` survives both, with a disk sync for each batch.
-        read_only: look at a log, as it is at the time of opening, that another process may be writing; recording
-            raises.
-        capacity: most observations that wait.
-        patience: seconds that an ordinary observation waits for room.
-        max_facts: most nodes and edges in memory; beyond it the oldest tenth is forgotten (not in the log)
-            and counted in ``stats()["evicted"]``.
-        sink_timeout: seconds for one write to a sink other than the log.
-        seed: of the backoff's jitter.
+        path: the folder of the log; None: the graph is kept in memory only.
+        sinks: further sinks of the records. Without a ``path``, the first sink that can be read back is the log.
+        clock: the clock; by default the system's.
+        durability: what the log survives. ``interval``: a killed process, and a power cut except for the last second.
+            ``always``: both completely, at the price of a disk sync for each batch.
+        read_only: read a log, as it is at the time of opening, while another process may be writing it. Recording is an
+            error.
+        capacity: the maximum number of queued observations.
+        patience: seconds that an observation other than a decision waits for space in the queue.
+        max_facts: the maximum number of nodes and edges in memory. Beyond it, the oldest tenth is removed from memory (not
+            from the log) and counted in ``stats()["evicted"]``.
+        sink_timeout: seconds that one write to a sink other than the log may take.
+        seed: the seed of the jitter of retries.
         on_recorded: called with each record once it is in the log.
 
     Raises:
-        ConfigurationError: a figure is out of range.
+        ConfigurationError: a number is out of range.
     """
 
     LineageNodeType = _NodeType
@@ -85,7 +86,7 @@ class LineageService:
         self._clock = clock or SystemClock()
         self._read_only = read_only
         if path is not None:
-            from dimesh.backends.lineage_file import FileSink, FileSinkOptions
+            from dimesh.backends.lineage.file import FileSink, FileSinkOptions
 
             options = FileSinkOptions(path=fspath(path), durability=durability, read_only=read_only)
             sinks = [FileSink(options, self._clock), *sinks]
@@ -100,33 +101,41 @@ class LineageService:
             on_recorded=on_recorded,
         )
         self._has_sinks = bool(sinks)
+        self._opener = Opener(self.open, self._clock)
 
     # -- life ------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the sinks and read the log. Done by itself at first use.
+        """Open the sinks and read the log, now instead of at first use.
 
         Raises:
-            StorageError: the log is damaged, of a newer format or in use.
-            LineageError: a sink cannot be used.
+            StorageError: the log is damaged, has a newer format, or is in use.
+            LineageError: a sink cannot be opened.
         """
         if not self._recorder.opened:
             await self._recorder.open()
 
+    def open_in_background(self) -> None:
+        """Start to open the sinks, and try again until they can be opened or the service is closed: the log may be in use by
+        another process. The log of the program reports the first failure, and the success after it.
+        """
+        self._opener.start()
+
     async def flush(self) -> None:
-        """Wait until everything recorded so far is in the log and, as far as they take it, in the sinks.
+        """Wait until everything recorded so far is in the log, and in the other sinks or counted as lost there.
 
         Raises:
-            LineageError: the log refuses; what waits is tried again.
+            LineageError: the log cannot be written. The pending records are kept and tried again.
         """
         await self._recorder.flush()
 
     async def close(self) -> None:
-        """Write out what waits and close the sinks. Queries still work. May be called twice.
+        """Write all pending records and close the sinks. Queries still work. May be called twice.
 
         Raises:
-            LineageError: the log did not take everything.
+            LineageError, StorageError: some records could not be written to the log; the message gives their number.
         """
+        await self._opener.stop()
         await self._recorder.close()
 
     async def __aenter__(self) -> Self:
@@ -142,7 +151,7 @@ class LineageService:
 
     async def _record(self, expand: facts.Expand, *args: Any, must: bool = False) -> bool:
         if self._read_only:
-            raise LineageError("this lineage service was opened with read_only=True: it records nothing")
+            raise LineageError("this lineage service was opened with read_only=True: it cannot record")
         return await self._recorder.record(expand, *args, must=must)
 
     async def add_node(
@@ -153,12 +162,12 @@ class LineageService:
         pillar: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Declare a node, or declare it anew: the latest declaration holds.
+        """Declare a node. If it was declared before, the latest declaration is valid.
 
-        Values under secret-looking names are masked; metadata over 16 KiB is replaced by its size and keys.
+        Values whose names look secret are masked; metadata over 16 KiB is replaced by its size and keys.
 
         Raises:
-            InvalidLineageError: an id, name or type is not acceptable.
+            InvalidLineageError: an id, name or type is not valid.
         """
         return await self._record(
             facts.node_facts,
@@ -177,11 +186,11 @@ class LineageService:
         trace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Draw an edge, in the direction that data or control flows. Nodes that nobody declared appear by
-        themselves. The same edge with other metadata is another edge.
+        """Add an edge, in the direction in which data or control flows. Nodes that were not declared are added. An edge with
+        other metadata is another edge.
 
         Raises:
-            InvalidLineageError: an id or type is not acceptable.
+            InvalidLineageError: an id or type is not valid.
         """
         return await self._record(
             facts.edge_facts,
@@ -193,18 +202,17 @@ class LineageService:
         )
 
     async def track_event(self, event: Event) -> bool:
-        """The sender PRODUCES ``event:<id>``, the receiver it names CONSUMES it, its cause TRIGGERS it.
+        """Record that the sender PRODUCES ``event:<id>``, its named receiver CONSUMES it, and its cause TRIGGERS it.
 
-        Agents are ``<pillar>:<agent>``, or ``pillar:<pillar>`` where no agent is named. Times are the event's
-        own.
+        Agents are ``<pillar>:<agent>``, or ``pillar:<pillar>`` if the event names no agent. The time is that of the event.
         """
         if not isinstance(event, Event):
             raise InvalidLineageError(f"track_event needs an Event, not {type(event).__name__}")
         return await self._record(facts.event_facts, event)
 
     def track_event_nowait(self, event: Event) -> bool:
-        """As :meth:`track_event`, without waiting for room: for hooks and other plain functions that the
-        event loop calls. With a log, what is tracked before :meth:`open` waits for it.
+        """Record an event as :meth:`track_event` does, without waiting for space. For hooks and other plain functions that run
+        in the event loop. If there is a log, events that are tracked before :meth:`open` are queued until then.
         """
         if self._read_only:
             return False
@@ -221,11 +229,16 @@ class LineageService:
         *,
         call_id: str | None = None,
     ) -> bool:
-        """The agent INVOKES ``tool:<name>``. Of inputs and outputs only names, types, sizes and hashes are
-        kept.
+        """Record that an agent INVOKES ``tool:<name>``. Of inputs and outputs, only names, types, sizes and hashes are stored.
 
         Args:
-            call_id: tells calls of one trace apart; without it, equal inputs and outputs are one call.
+            agent_id: the agent.
+            tool_name: the name of the tool.
+            trace_id: the trace of the call.
+            inputs: the arguments of the call.
+            outputs: the result of the call.
+            pillar: the pillar of the agent.
+            call_id: the id of the call within its trace; without it, calls with equal inputs and outputs count as one.
         """
         return await self._record(
             facts.tool_facts,
@@ -246,11 +259,12 @@ class LineageService:
         data_schema: Mapping[str, Any] | None = None,
         record_count: int | None = None,
     ) -> bool:
-        """Data went from ``source_id`` to ``sink_id``: READS_FROM where ``data:…`` reaches an agent or tool,
-        else WRITES_TO, with schema and count as metadata.
+        """Record that data went from ``source_id`` to ``sink_id``, with its schema and the number of records as metadata.
+
+        The edge is READS_FROM if ``data:…`` goes to an agent or tool, else WRITES_TO.
 
         Raises:
-            InvalidLineageError: an id is not acceptable, or the count negative.
+            InvalidLineageError: an id is not valid, or the number is negative.
         """
         if record_count is not None and (not isinstance(record_count, int) or not 0 <= record_count < 2**63):
             raise InvalidLineageError("record_count must be a whole number, 0 or more")
@@ -272,11 +286,11 @@ class LineageService:
         result: Any,
         factors: Any = None,
     ) -> bool:
-        """The agent PRODUCES ``decision:<id>``. Never dropped: waits for room as long as it takes.
+        """Record that an agent PRODUCES ``decision:<id>``. A decision is never dropped: it waits for space without limit.
 
         Raises:
-            InvalidLineageError: an id or the type is not acceptable.
-            LineageError: the service was closed first.
+            InvalidLineageError: an id or the type is not valid.
+            LineageError: the service was closed before there was space.
         """
         return await self._record(
             facts.decision_facts,
@@ -289,17 +303,17 @@ class LineageService:
         )
 
     def create_event_handler(self) -> EventHandler:
-        """A handler that tracks every event it gets: ``await bus.subscribe(topic,
+        """Return a handler that records every event that it gets: ``await bus.subscribe(topic,
         lineage.create_event_handler())``.
         """
-        from dimesh.bus.handler import EventHandler
+        from dimesh import EventHandler  # by its public name, because lineage does not know the bus
 
-        async def lineage(event: Event) -> None:  # returns nothing: a result would answer a request
+        async def lineage(event: Event) -> None:  # returns None, because a result would answer a request
             await self.track_event(event)
 
         return EventHandler(lineage, name="lineage")
 
-    # -- asking ----------------------------------------------------------------------------------
+    # -- queries ---------------------------------------------------------------------------------
 
     async def _ready(self) -> None:
         if not self._recorder.closed:
@@ -307,15 +321,15 @@ class LineageService:
             self._recorder.index()
 
     async def query_lineage(self, query: LineageQuery) -> dict[str, Any]:
-        """What a query selects; see :class:`LineageQuery`.
+        """Answer a query; see :class:`LineageQuery`.
 
         Returns:
-            ``nodes`` and ``edges`` as dicts, nearest first; ``stats`` of what is shown (``total_nodes``,
-            ``total_edges``, ``node_types``, ``edge_types``, ``pillars_involved``); ``partial`` and ``reason``
-            when a budget of the query ended it early; ``visited``: nodes looked at.
+            ``nodes`` and ``edges`` as dicts, nearest first; ``stats`` of the answer (``total_nodes``, ``total_edges``,
+            ``node_types``, ``edge_types``, ``pillars_involved``); ``partial`` and ``reason`` if a limit of the query ended it
+            early; ``visited``, the number of nodes that were visited.
 
         Raises:
-            NodeNotFoundError: ``query.node_id`` is unknown.
+            NodeNotFoundError: there is no node ``query.node_id``.
         """
         await self._ready()
         return run_query(self._recorder.graph, query, self._clock.monotonic)
@@ -331,12 +345,17 @@ class LineageService:
         max_nodes: int = 10_000,
         max_ms: float = 1_000.0,
     ) -> dict[str, Any]:
-        """What a change of a node reaches, forward in time: an edge counts only if it was drawn when the
-        change could already have arrived at its source.
+        """Find what a change of a node affects, forward in time: an edge counts only if the change could have reached its source
+        before the time of the edge.
 
         Args:
-            since: when the change was made; edges before it do not count. None: at the beginning.
-            respect_time: False follows every edge, whenever it was drawn.
+            node_id: the node that changes.
+            change_type: the kind of change; some words raise the risk level.
+            since: the time of the change; edges before it do not count. None: the beginning.
+            respect_time: False follows every edge, whatever its time.
+            max_depth: the maximum number of edges between the node and an affected node.
+            max_nodes: the maximum number of affected nodes.
+            max_ms: the maximum number of milliseconds to spend.
 
         Returns:
             ``affected_nodes`` (nearest first: a node's fields, ``depth``, ``path`` of ids from the start,
@@ -345,8 +364,8 @@ class LineageService:
             ``visited``.
 
         Raises:
-            NodeNotFoundError: the node is unknown.
-            InvalidLineageError: a figure, time or change type is not acceptable.
+            NodeNotFoundError: there is no such node.
+            InvalidLineageError: a number, the time or the change type is not valid.
         """
         check_text(change_type, "change type", MAX_NAME)
         if max_depth < 0 or max_nodes < 1 or max_ms <= 0:
@@ -366,8 +385,10 @@ class LineageService:
         )
 
     async def get_trace_timeline(self, trace_id: str) -> list[dict[str, Any]]:
-        """The steps of a trace in order of time: ``timestamp`` (ISO 8601), ``source`` and ``target`` (``id``,
-        ``name``, ``type``), ``action`` (the edge type), ``metadata``. Empty if the trace is unknown.
+        """Return the steps of a trace in order of time; empty if there is no such trace.
+
+        Each has ``timestamp`` (ISO 8601), ``source`` and ``target`` (``id``, ``name``, ``type``), ``action`` (the edge type)
+        and ``metadata``.
         """
         await self._ready()
         return timeline(self._recorder.graph, trace_id)
@@ -386,30 +407,41 @@ class LineageService:
         if not isinstance(days, (int, float)) or not 0 <= days < float("inf"):
             raise InvalidLineageError("days must be a number, 0 or more")
         if self._read_only or self._recorder.closed:
-            raise LineageError("a read-only or closed lineage service cannot prune: use the one that records")
+            raise LineageError(
+                "a lineage service that is read-only or closed cannot prune: use the service that records"
+            )
         return await self._recorder.prune(self._clock.time() - days * 86_400)
 
     def export_graph(self, format: str = "json") -> str:
-        """The whole graph as text: ``json`` (node-link, as networkx reads it), ``graphml`` or ``dot``.
+        """Return the whole graph as text.
+
+        Args:
+            format: ``json`` (node-link, which networkx can read), ``graphml`` or ``dot``.
 
         Raises:
-            ValueError: another format.
-            LineageError: there is a log and it is not open yet.
+            ValueError: there is no such format.
+            LineageError: there is a log, and it is not open yet.
         """
         if self._has_sinks and not self._recorder.opened:
-            raise LineageError("the lineage log is not open yet: await service.open() first")
+            raise LineageError("the lineage log is not open yet: call await service.open() first")
         self._recorder.index()
         return export(whole_graph(self._recorder.graph), format)
 
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of observations that were ``recorded`` and ``dropped``, and of observations and records that are
+        ``pending`` for the sinks. Unlike :meth:`stats`, it costs nothing, however large the graph is.
+        """
+        return self._recorder.counts()
+
     def stats(self) -> dict[str, Any]:
-        """Figures for operators: sizes of the graph, ``recorded``, ``queued``, ``dropped``, ``failed``,
-        ``evicted``, the ``oldest`` edge (epoch seconds), and for each of the ``sinks`` what it took, what
-        waits, what was lost.
+        """Return figures for operators: the size of the graph, ``recorded``, ``queued``, ``dropped``, ``failed``, ``evicted``,
+        the time of the ``oldest`` edge (epoch seconds), and for each of the ``sinks`` what it has written, what is pending
+        and what was lost.
         """
         return self._recorder.stats()
 
 
-# The methods' parameters bear these functions' names.
+# The methods have parameters with the names of these functions.
 _node_type, _edge_type = node_type, edge_type
 
 

@@ -1,4 +1,4 @@
-"""The schema registry: what a payload must look like, and how that may change."""
+"""The schema registry: schemas of payloads, and the rules by which they may change."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dimesh.registry.engine import SchemaRegistry
 from dimesh.registry.evolution import SchemaEvolutionHelper
 from dimesh.registry.local import LocalSchemaRegistry
 from dimesh.registry.model import (
+    Comparison,
     CompatibilityMode,
     CompatibilityResult,
     Problem,
@@ -14,9 +15,9 @@ from dimesh.registry.model import (
     SchemaSubject,
     SchemaVersion,
 )
-from dimesh.registry.validation import Validator
 
 __all__ = [
+    "Comparison",
     "CompatibilityMode",
     "CompatibilityResult",
     "LocalSchemaRegistry",
@@ -26,6 +27,5 @@ __all__ = [
     "SchemaRegistry",
     "SchemaSubject",
     "SchemaVersion",
-    "Validator",
     "validate_event",
 ]

@@ -1,4 +1,4 @@
-"""A schema check around one handler."""
+"""A decorator that checks events against a schema before a handler is called."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dimesh.registry.engine import SchemaRegistry
 def validate_event(
     subject: str, registry: SchemaRegistry
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: the event that a handler gets must satisfy ``subject``; otherwise the handler is not called.
+    """Decorate a handler: it is called only with events whose payload satisfies the latest schema of ``subject``.
 
-    The first argument that is an Event is checked. Works on plain and ``async`` functions; the result is ``async``.
+    The first argument that is an Event is checked. Plain and ``async`` functions can be decorated; the result is ``async``.
 
     Raises (when called):
-        SchemaValidationError: the payload does not satisfy the schema. The bus dead-letters it at once.
+        SchemaValidationError: the payload does not satisfy the schema. The bus dead-letters the event at once.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,7 +28,7 @@ def validate_event(
             event = next((a for a in (*args, *kwargs.values()) if isinstance(a, Event)), None)
             if event is None:
                 raise TypeError(f"{function.__qualname__} was called without an Event to validate")
-            (await registry.validator(subject)).check(event.payload)
+            (await registry.registered(subject)).check(event.payload)
             result = function(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
 

@@ -1,28 +1,24 @@
-"""The schema registry: validation, compatibility and versions over any store."""
+"""The schema registry: languages, compatibility and versions over any store."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-from dimesh.capabilities import Capability
 from dimesh.errors import (
-    ConfigurationError,
     IncompatibleSchemaError,
-    InvalidSchemaError,
     SchemaError,
     SubjectNotFoundError,
     VersionConflictError,
 )
-from dimesh.events import strictjson
 from dimesh.events.names import show
-from dimesh.registry.compatibility import Policy, reasons_against
+from dimesh.registry.decision import decide, versions_to_compare
 from dimesh.registry.model import (
+    Comparison,
     CompatibilityMode,
     CompatibilityResult,
     Problem,
@@ -30,36 +26,59 @@ from dimesh.registry.model import (
     SchemaSubject,
     SchemaVersion,
 )
-from dimesh.registry.validation import Validator
-from dimesh.spi.registry import RegistryStore, StoredSchema
+from dimesh.registry.parsing import SchemaParser
+from dimesh.registry.registered import RegisteredSchema
+from dimesh.registry.rules import (
+    COMPATIBILITY,
+    MODE,
+    POLICY,
+    SubjectMode,
+    SubjectSettings,
+    policy_of,
+    value_of,
+)
+from dimesh.spi.registry import (
+    DEFAULT_CONTEXT,
+    DecidingStore,
+    Reference,
+    RegistryStore,
+    StoredSchema,
+)
+from dimesh.spi.schema import ParsedSchema, SchemaLanguage, Verdict
 
 MAX_SUBJECT: Final = 1_024
-MAX_SCHEMA: Final = 4 * 1024 * 1024
-MAX_VALIDATORS: Final = 1_000
-CONFIG_KEY: Final = "compatibility"
-DEFAULT_MODE: Final = CompatibilityMode.BACKWARD
+MAX_REGISTERED: Final = 1_000
+"""The number of versions that are kept, parsed, in memory."""
+MAX_ROUNDS: Final = 100
+"""The number of times that a registration is decided again because another writer was faster."""
 
 
 class SchemaRegistry:
-    """A registry over a store. Opens at first use.
+    """A registry over a store. It opens at first use.
 
     Args:
-        store: keeps the versions.
-        policy: what compatible means; see :mod:`dimesh.registry.compatibility`.
-        on_registered: is told of each new version.
+        store: the store of the versions.
+        policy: the meaning of "compatible" for subjects without a policy of their own; see :data:`dimesh.spi.schema.POLICIES`.
+        languages: returns a schema language by its name, such as ``AVRO``; None: the installed plugins. JSON Schema needs none.
+        on_registered: called with each new version.
+
+    Raises:
+        ConfigurationError: there is no such policy.
     """
 
     def __init__(
         self,
         store: RegistryStore,
         *,
-        policy: Policy = "tolerant",
+        policy: str = "tolerant",
+        languages: Callable[[str], SchemaLanguage] | None = None,
         on_registered: Callable[[StoredSchema], None] | None = None,
     ) -> None:
         self.store = store
-        self.policy: Policy = policy
+        self.policy = policy_of(policy)
+        self.parser = SchemaParser(store, languages)
         self._on_registered = on_registered
-        self._validators: OrderedDict[int, Validator] = OrderedDict()
+        self._registered: OrderedDict[tuple[str, int], RegisteredSchema] = OrderedDict()
         self._opening: asyncio.Lock = asyncio.Lock()
         self._open = False
 
@@ -77,11 +96,15 @@ class SchemaRegistry:
                 self._open = True
                 await self._prepare()
 
+    async def _ready(self) -> None:
+        if not self._open:
+            await self.open()
+
     async def _prepare(self) -> None:
-        """For registries that begin with something in them."""
+        """Register the initial schemas, in registries that have some."""
 
     async def close(self) -> None:
-        """Free everything; may be called twice."""
+        """Close the store. May be called twice."""
         if self._open:
             self._open = False
             await self.store.close()
@@ -100,229 +123,404 @@ class SchemaRegistry:
     async def register_schema(
         self,
         subject: str,
-        schema: Mapping[str, Any] | bool | str,
-        format: SchemaFormat = SchemaFormat.JSON_SCHEMA,
+        schema: Any,
+        format: SchemaFormat | str = SchemaFormat.JSON_SCHEMA,
         *,
+        references: Sequence[Reference] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> int:
-        """Add a version; the same content again gives the version it already has.
+        """Add a version and return its number; like :meth:`register`."""
+        return (
+            await self.register(subject, schema, format, references=references, metadata=metadata)
+        ).version
+
+    async def register(
+        self,
+        subject: str,
+        schema: Any,
+        format: SchemaFormat | str = SchemaFormat.JSON_SCHEMA,
+        *,
+        references: Sequence[Reference] = (),
+        metadata: Mapping[str, Any] | None = None,
+        rule_set: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        schema_id: int | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> StoredSchema:
+        """Add a version. A schema that the subject already has keeps its version.
+
+        Args:
+            subject: the subject.
+            schema: the text of the schema, or the JSON values of a language that is written in JSON.
+            format: the language.
+            references: the registered schemas that the schema refers to.
+            metadata: what the author states about the schema; it belongs to the identity of the schema.
+            rule_set: rules in the shape of Confluent's API; kept, and part of the identity.
+            version: the number of the version, in import mode.
+            schema_id: the id of the schema, in import mode.
+            notes: what this registry keeps about the version beside its identity.
 
         Raises:
-            InvalidSchemaError: not a schema that this registry takes.
-            IncompatibleSchemaError: it breaks the subject's compatibility mode; ``reasons`` says where.
+            InvalidSchemaError: the schema is not valid in this registry.
+            IncompatibleSchemaError: the schema violates the subject's compatibility mode; see ``reasons``.
+            NotPermittedError: the mode of the subject forbids it.
+            SchemaIdConflictError: the given id belongs to another schema.
+            VersionConflictError: the given version exists with another schema.
         """
         await self._ready()
         _check_subject(subject)
-        document, text = _document(schema, format)
-        for _ in range(100):
-            live = await self.store.versions(subject)
-            for stored in live:
-                if _canonical(stored.text) == _canonical(text):
-                    return stored.version
-            result = await self._decide(subject, document, text, format, live)
-            if not result:
-                raise IncompatibleSchemaError(
-                    f"the schema may not follow version {live[-1].version} of {show(subject)}: "
-                    + "; ".join(map(_short, result.reasons[:5])),
-                    result.reasons,
-                )
-            everything = await self.store.versions(subject, deleted=True)
+        content, parsed = await self.parser.content(
+            subject, schema, _name(format), references, metadata, rule_set
+        )
+        if isinstance(self.store, DecidingStore):
+            return await self.store.register(subject, content)
+        given = version is not None or schema_id is not None
+        for _ in range(MAX_ROUNDS):
+            snapshot = await self.store.snapshot(subject)
+            same = await self.store.find(subject, content)
+            if same is not None and version in (None, same.version) and schema_id in (None, same.schema_id):
+                return same
+            settings = SubjectSettings.of(snapshot.settings, self.policy)
+            settings.permit(subject, given=given)
+            if settings.mode is not SubjectMode.IMPORT:
+                result = await self._decide(subject, parsed, snapshot.live, settings)
+                if not result:
+                    raise _incompatible(subject, result)
             try:
                 stored = await self.store.append(
                     subject,
-                    expected_latest=everything[-1].version if everything else 0,
-                    format=format.value,
-                    text=text,
-                    metadata=metadata,
+                    content,
+                    revision=snapshot.revision,
+                    version=version,
+                    schema_id=schema_id,
+                    notes=notes,
                 )
             except VersionConflictError:
-                continue  # somebody was faster: decide again against what is there now
+                if version is not None and version in await self.store.numbers(subject, deleted=True):
+                    raise
+                continue  # another writer was faster: decide again with its version
             if self._on_registered is not None:
                 self._on_registered(stored)
-            return stored.version
+            return stored
         raise VersionConflictError(
-            f"subject {show(subject)} is registered to all the time by others; try again"
+            f"other writers keep adding versions to subject {show(subject)}: try again"
         )
 
     async def check_compatibility(
         self,
         subject: str,
-        new_schema: Mapping[str, Any] | bool | str,
-        format: SchemaFormat = SchemaFormat.JSON_SCHEMA,
+        new_schema: Any,
+        format: SchemaFormat | str = SchemaFormat.JSON_SCHEMA,
     ) -> bool:
-        """Whether the schema could be registered now; :meth:`compatibility` says why not."""
+        """Return whether the schema could be registered now; :meth:`compatibility` gives the reasons if not."""
         return (await self.compatibility(subject, new_schema, format)).compatible
 
     async def compatibility(
         self,
         subject: str,
-        new_schema: Mapping[str, Any] | bool | str,
-        format: SchemaFormat = SchemaFormat.JSON_SCHEMA,
+        new_schema: Any,
+        format: SchemaFormat | str = SchemaFormat.JSON_SCHEMA,
+        *,
+        references: Sequence[Reference] = (),
+        version: int | None = None,
     ) -> CompatibilityResult:
-        """Whether the schema could be registered now, with the reasons if not.
+        """Return whether the schema could be registered now, with the reasons if not.
+
+        Args:
+            subject: the subject.
+            new_schema: the schema, as for :meth:`register`.
+            format: the language.
+            references: the registered schemas that the schema refers to.
+            version: compare with this version only; None: with those that the compatibility mode asks for.
 
         Raises:
-            InvalidSchemaError: it is no schema at all.
+            InvalidSchemaError: the schema is not valid in this registry.
+            SubjectNotFoundError: ``version`` is given, and there is no such version.
         """
         await self._ready()
-        document, text = _document(new_schema, format)
-        return await self._decide(subject, document, text, format, await self.store.versions(subject))
+        _check_subject(subject)
+        content, parsed = await self.parser.content(subject, new_schema, _name(format), references)
+        if isinstance(self.store, DecidingStore):
+            return _result(await self.store.check(subject, content, version), version or 0)
+        snapshot = await self.store.snapshot(subject)
+        settings = SubjectSettings.of(snapshot.settings, self.policy)
+        if version is None:
+            return await self._decide(subject, parsed, snapshot.live, settings)
+        old = await self.parser.parse((await self._stored(subject, version)).content)
+        return await decide(self.parser.language(parsed.language), parsed, [(version, old)], settings)
 
     async def _decide(
-        self, subject: str, document: Any, text: str, format: SchemaFormat, live: Any
+        self, subject: str, new: ParsedSchema, live: Sequence[int], settings: SubjectSettings
     ) -> CompatibilityResult:
-        mode = await self.get_compatibility(subject)
-        if Capability.DECIDES_COMPATIBILITY in self.store.capabilities:
-            reasons = tuple(await self.store.check(subject, format.value, text))
-            return CompatibilityResult(not reasons, reasons)
-        if mode is CompatibilityMode.NONE or not live:
+        old: list[tuple[int, ParsedSchema]] = []
+        for number in versions_to_compare(settings.compatibility, live):
+            stored = await self.store.get(subject, number, deleted=True)
+            # The default schemas of a local registry are suggestions, which nobody relies on.
+            if stored is not None and not stored.notes.get("default"):
+                old.append((number, await self.parser.parse(stored.content)))
+        if not old:
             return CompatibilityResult(True)
-        # The schemas that a local registry begins with promise nothing to anybody.
-        live = [stored for stored in live if not stored.metadata.get("default")]
-        found: list[str] = []
-        for stored in live if mode.transitive else live[-1:]:
-            old = json.loads(stored.text)
-            prefix = f"version {stored.version}"
-            if mode.backward:
-                found += [f"reading {prefix}: {r}" for r in reasons_against(old, document, self.policy)]
-            if mode.forward:
-                found += [f"read by {prefix}: {r}" for r in reasons_against(document, old, self.policy)]
-        return CompatibilityResult(not found, tuple(found))
+        return await decide(self.parser.language(new.language), new, old, settings)
 
-    async def get_compatibility(self, subject: str | None = None) -> CompatibilityMode:
-        """The mode of a subject (its own, else the global one, else BACKWARD)."""
-        await self._ready()
-        if subject is not None:
-            _check_subject(subject)
-        for key in (subject, None) if subject is not None else (None,):
-            value = (await self.store.get_config(key)).get(CONFIG_KEY)
-            if value is not None:
-                return CompatibilityMode(value)
-        return DEFAULT_MODE
+    # -- settings --------------------------------------------------------------------------------
 
-    async def set_compatibility(self, subject: str | None, mode: CompatibilityMode | str) -> None:
-        """Set the mode of a subject; None: of all that have none of their own.
+    async def settings(self, subject: str | None = None) -> SubjectSettings:
+        """Return the settings that apply to a subject: its own, else those of its context, else the global ones, else the
+        defaults.
 
         Raises:
-            ConfigurationError: no such mode.
+            ConfigurationError: a stored value is unknown.
         """
         await self._ready()
-        try:
-            value = CompatibilityMode(mode)
-        except ValueError:
-            names = ", ".join(m.value for m in CompatibilityMode)
-            raise ConfigurationError(f"{show(mode)} is no compatibility mode; there are {names}") from None
+        if subject is None:
+            return SubjectSettings.of(await self.store.get_settings(None), self.policy)
+        _check_subject(subject)
+        return SubjectSettings.of((await self.store.snapshot(subject)).settings, self.policy)
+
+    async def get_compatibility(self, subject: str | None = None) -> CompatibilityMode:
+        """Return the mode of a subject: its own, else that of its context, else the global one, else BACKWARD."""
+        return (await self.settings(subject)).compatibility
+
+    async def set_compatibility(
+        self, subject: str | None, mode: CompatibilityMode | str, *, policy: str | None = None
+    ) -> None:
+        """Set the mode of a subject; None: the global mode, for subjects without a mode of their own.
+
+        Args:
+            subject: the subject, ``:.context:`` for a context, or None.
+            mode: the mode.
+            policy: the meaning of "compatible"; None: as it is.
+
+        Raises:
+            ConfigurationError: there is no such mode or policy.
+        """
+        value = value_of(CompatibilityMode, mode, "compatibility mode").value
+        await self._change(subject, {COMPATIBILITY: value, **({POLICY: policy_of(policy)} if policy else {})})
+
+    async def set_mode(self, subject: str | None, mode: SubjectMode | str) -> None:
+        """Set what may be written to a subject; None: to subjects without a mode of their own.
+
+        Raises:
+            ConfigurationError: there is no such mode.
+        """
+        await self._change(subject, {MODE: value_of(SubjectMode, mode, "mode of a subject").value})
+
+    async def _change(self, subject: str | None, settings: Mapping[str, Any]) -> None:
+        await self._ready()
         if subject is not None:
             _check_subject(subject)
-        config = dict(await self.store.get_config(subject))
-        await self.store.set_config(subject, {**config, CONFIG_KEY: value.value})
+        await self.store.set_settings(subject, {**await self.store.get_settings(subject), **settings})
 
     # -- reading ---------------------------------------------------------------------------------
 
     async def get_schema(self, subject: str, version: int | None = None) -> SchemaVersion:
-        """A version; None: the latest.
+        """Return a version; None: the latest one.
 
         Raises:
-            SubjectNotFoundError: no such subject or version.
+            SubjectNotFoundError: there is no such subject or version.
         """
-        return _version(await self._stored(subject, version))
+        return await self._version(await self._stored(subject, version))
 
-    async def _stored(self, subject: str, version: int | None) -> StoredSchema:
+    async def _version(self, stored: StoredSchema) -> SchemaVersion:
+        date = stored.notes.get("deprecation_date")
+        return SchemaVersion(
+            stored.version,
+            (await self.parser.parse(stored.content)).document,
+            _format(stored.format),
+            stored.created_at,
+            bool(stored.notes.get("deprecated")),
+            datetime.fromisoformat(date) if isinstance(date, str) else None,
+            dict(stored.content.metadata),
+            stored.schema_id,
+            stored.guid,
+            stored.content.references,
+            stored.text,
+        )
+
+    async def _stored(self, subject: str, version: int | None, deleted: bool = False) -> StoredSchema:
         await self._ready()
-        live = await self.store.versions(subject) if _can_be_asked(subject) else ()
-        if not live:
-            raise SubjectNotFoundError(f"no subject is named {show(subject)}; register a schema for it first")
-        if version is None:
-            return live[-1]
-        for stored in live:
-            if stored.version == version:
-                return stored
-        have = ", ".join(str(stored.version) for stored in live)
-        raise SubjectNotFoundError(f"subject {show(subject)} has no version {version}; it has {have}")
+        stored = await self.store.get(subject, version, deleted=deleted) if _is_subject(subject) else None
+        if stored is not None:
+            return stored
+        have = await self.store.numbers(subject) if _is_subject(subject) else ()
+        if not have:
+            raise SubjectNotFoundError(f"there is no subject {show(subject)}: register a schema for it first")
+        shown = ", ".join(map(str, have[-20:]))
+        raise SubjectNotFoundError(
+            f"subject {show(subject)} has no version {version}; its versions are: {shown}"
+        )
 
     async def get_subject(self, subject: str) -> SchemaSubject:
-        """A subject with all its versions.
+        """Return a subject with all its versions.
 
         Raises:
-            SubjectNotFoundError: no such subject.
+            SubjectNotFoundError: there is no such subject.
         """
-        await self._stored(subject, None)
-        versions = {s.version: _version(s) for s in await self.store.versions(subject)}
+        latest = await self._stored(subject, None)
+        versions: dict[int, SchemaVersion] = {}
+        for number in await self.store.numbers(subject):
+            stored = await self.store.get(subject, number)
+            if stored is not None:
+                versions[number] = await self._version(stored)
         mode = await self.get_compatibility(subject)
-        return SchemaSubject(subject, versions, max(versions), mode, versions[max(versions)].metadata)
+        return SchemaSubject(subject, versions, latest.version, mode, dict(latest.content.metadata))
 
     async def list_subjects(self) -> list[str]:
-        """Names of all subjects that have a version."""
+        """Return the names of all subjects that have a version."""
         await self._ready()
         return list(await self.store.subjects())
 
     async def delete_subject(self, subject: str, *, permanent: bool = False) -> bool:
-        """Remove a subject: its versions are no longer listed, but their numbers are not used again. With ``permanent``
-        what was removed before goes for good. False if there was nothing.
+        """Delete a subject: its versions are no longer listed, and their numbers are not used again.
+
+        Args:
+            subject: the subject.
+            permanent: erase what was deleted before.
+
+        Returns:
+            Whether anything was deleted.
+
+        Raises:
+            NotSoftDeletedError: ``permanent``, and the subject was not deleted before.
+            ReferencedError: another schema refers to one of the versions.
+            NotPermittedError: the subject is read-only.
+        """
+        try:
+            return bool(await self.delete_versions(subject, permanent=permanent))
+        except SubjectNotFoundError:
+            return False
+
+    async def delete_versions(
+        self, subject: str, version: int | None = None, *, permanent: bool = False
+    ) -> Sequence[int]:
+        """Delete one version of a subject or all, and return their numbers.
+
+        Args:
+            subject: the subject.
+            version: the version; None: all.
+            permanent: erase what was deleted before.
+
+        Raises:
+            SubjectNotFoundError: there is no such subject or version; SoftDeletedError: it is deleted already.
+            NotSoftDeletedError: ``permanent``, and it was not deleted before.
+            ReferencedError: another schema refers to one of the versions.
+            NotPermittedError: the subject is read-only.
         """
         await self._ready()
-        if not _can_be_asked(subject):
-            return False
-        return bool(await self.store.delete(subject, permanent=permanent))
+        if not _is_subject(subject):
+            raise SubjectNotFoundError(f"there is no subject {show(subject)}")
+        (await self.settings(subject)).permit(subject, given=False)
+        deleted = await self.store.delete(subject, version, permanent=permanent)
+        for number in deleted:
+            self._registered.pop((subject, number), None)
+        return deleted
 
     async def deprecate(
         self, subject: str, version: int | None = None, *, when: datetime | None = None
     ) -> None:
-        """Mark a version as deprecated, from ``when`` on (now by default).
+        """Mark a version as deprecated.
+
+        Args:
+            subject: the subject.
+            version: the version; None: the latest one.
+            when: the date of the deprecation; None: now.
 
         Raises:
-            SubjectNotFoundError: no such version.
+            SubjectNotFoundError: there is no such version.
         """
         stored = await self._stored(subject, version)
-        moment = when or stored.created_at.now(stored.created_at.tzinfo)
-        await self.store.update_metadata(
-            subject,
-            stored.version,
-            {**stored.metadata, "deprecated": True, "deprecation_date": moment.isoformat()},
-        )
+        moment = when or datetime.now(UTC)
+        notes = {**stored.notes, "deprecated": True, "deprecation_date": moment.isoformat()}
+        await self.store.set_notes(subject, stored.version, notes)
 
     # -- validating ------------------------------------------------------------------------------
 
-    async def validator(self, subject: str, version: int | None = None) -> Validator:
-        """The compiled validator of a version; compiled once.
+    async def registered(
+        self, subject: str, version: int | None = None, *, deleted: bool = False
+    ) -> RegisteredSchema:
+        """Return a version, parsed and ready to validate, encode and decode; None: the latest one. ``deleted``: a soft-deleted
+        one, too, as a reader of older data needs it.
+
+        A version that was asked for by its number is kept: it never changes, and it stays readable here after another process has
+        deleted it.
 
         Raises:
-            SubjectNotFoundError: no such subject or version.
+            SubjectNotFoundError: there is no such subject or version.
         """
-        stored = await self._stored(subject, version)
-        known = self._validators.get(stored.schema_id)
+        if version is not None:
+            known = self._registered.get((subject, version))
+            if known is not None:
+                self._registered.move_to_end((subject, version))
+                return known
+        stored = await self._stored(subject, version, deleted)
+        if stored.deleted:
+            return RegisteredSchema(stored, await self.parser.parse(stored.content))
+        key = (subject, stored.version)
+        known = self._registered.get(key)
         if known is None:
-            known = Validator(json.loads(stored.text), f"{subject} (version {stored.version})")
-            self._validators[stored.schema_id] = known
-            while len(self._validators) > MAX_VALIDATORS:
-                self._validators.popitem(last=False)
-        else:
-            self._validators.move_to_end(stored.schema_id)
+            known = RegisteredSchema(stored, await self.parser.parse(stored.content))
+            self._registered[key] = known
+            while len(self._registered) > MAX_REGISTERED:
+                self._registered.popitem(last=False)
         return known
 
-    async def validate(self, subject: str, data: Any, version: int | None = None) -> bool:
-        """Whether ``data`` satisfies the schema; :meth:`explain` says why not.
+    async def by_id(self, schema_id: int, context: str = DEFAULT_CONTEXT) -> RegisteredSchema:
+        """Return some version with the schema of an id, soft-deleted ones included.
 
         Raises:
-            SubjectNotFoundError: no such subject or version.
+            SubjectNotFoundError: there is no such id.
         """
-        return (await self.validator(subject, version)).is_valid(data)
+        await self._ready()
+        stored = await self.store.by_id(schema_id, context)
+        if stored is None:
+            raise SubjectNotFoundError(f"there is no schema with id {schema_id} in context {show(context)}")
+        return RegisteredSchema(stored, await self.parser.parse(stored.content))
+
+    async def validate(self, subject: str, data: Any, version: int | None = None) -> bool:
+        """Return whether ``data`` satisfies the schema; :meth:`explain` gives the reasons if not.
+
+        Raises:
+            SubjectNotFoundError: there is no such subject or version.
+        """
+        known = self._registered.get((subject, version)) if version is not None else None
+        if known is None:
+            known = await self.registered(subject, version)
+        return known.schema.is_valid(data)
 
     async def explain(self, subject: str, data: Any, version: int | None = None) -> list[Problem]:
-        """Where and why ``data`` does not satisfy the schema; empty if it does.
+        """Return the locations at which ``data`` does not satisfy the schema, with the reasons; empty if it does.
 
         Raises:
-            SubjectNotFoundError: no such subject or version.
+            SubjectNotFoundError: there is no such subject or version.
         """
-        return (await self.validator(subject, version)).problems(data)
-
-    async def _ready(self) -> None:
-        if not self._open:
-            await self.open()
+        return list((await self.registered(subject, version)).schema.problems(data))
 
 
-def _can_be_asked(subject: str) -> bool:
-    # A string with a lone surrogate cannot even be looked up.
+def _name(format: SchemaFormat | str) -> str:
+    return format.value if isinstance(format, SchemaFormat) else format
+
+
+def _format(name: str) -> SchemaFormat | str:
+    try:
+        return SchemaFormat(name)
+    except ValueError:
+        return name
+
+
+def _incompatible(subject: str, result: CompatibilityResult) -> IncompatibleSchemaError:
+    shown = "; ".join(map(_short, result.reasons[:5]))
+    return IncompatibleSchemaError(
+        f"the schema is not compatible with subject {show(subject)}: {shown}", result.reasons
+    )
+
+
+def _result(verdict: Verdict, version: int) -> CompatibilityResult:
+    reasons = tuple(map(str, verdict.differences))
+    return CompatibilityResult(bool(verdict), reasons, (Comparison(version, True, verdict),))
+
+
+def _is_subject(subject: str) -> bool:
+    # A store cannot even look up a string with a lone surrogate.
     try:
         _check_subject(subject)
     except SchemaError:
@@ -337,47 +535,6 @@ def _short(reason: str) -> str:
 def _check_subject(subject: str) -> None:
     if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
         raise SchemaError(
-            f"{show(subject)} cannot be a subject: use 1 to {MAX_SUBJECT:,} printable characters, such as 'event.lead.generated'"
+            f"{show(subject)} is not a subject name: use 1 to {MAX_SUBJECT:,} printable characters, such as "
+            "'event.lead.generated'"
         )
-
-
-def _document(schema: Mapping[str, Any] | bool | str, format: SchemaFormat) -> tuple[Any, str]:
-    """The schema as a document and as text."""
-    if format is not SchemaFormat.JSON_SCHEMA:
-        raise InvalidSchemaError(
-            f"this registry holds JSON Schema; {format.value} is not supported here yet: convert the schema, or use a "
-            "remote registry"
-        )
-    try:
-        if isinstance(schema, str):
-            text = schema
-            document = strictjson.loads(schema)
-        else:
-            text = strictjson.dumps(schema).decode("utf-8")
-            document = strictjson.loads(text)
-    except Exception as error:
-        raise InvalidSchemaError(f"the schema is not JSON: {error}") from None
-    if len(text) > MAX_SCHEMA:
-        raise InvalidSchemaError(
-            f"the schema has {len(text):,} characters, at most {MAX_SCHEMA:,} are allowed"
-        )
-    Validator(document)  # raises if it cannot be used
-    return document, text
-
-
-def _canonical(text: str) -> str:
-    return json.dumps(json.loads(text), sort_keys=True)
-
-
-def _version(stored: StoredSchema) -> SchemaVersion:
-    date = stored.metadata.get("deprecation_date")
-    return SchemaVersion(
-        stored.version,
-        json.loads(stored.text),
-        SchemaFormat(stored.format),
-        stored.created_at,
-        bool(stored.metadata.get("deprecated")),
-        datetime.fromisoformat(date) if isinstance(date, str) else None,
-        dict(stored.metadata),
-        stored.schema_id,
-    )

@@ -1,4 +1,4 @@
-"""Safe changes to a schema. Each returns a new schema and leaves its argument alone."""
+"""Compatible changes of a schema. Each function returns a new schema and leaves its argument unchanged."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from dimesh.errors import InvalidSchemaError
-from dimesh.registry.dialect import check_dialect
-from dimesh.registry.validation import Validator
+from dimesh.registry.jsonschema.parsed import ParsedJsonSchema
 
 
 class SchemaEvolutionHelper:
-    """Changes that keep a subject compatible. What each keeps is under the registry's default policy, ``tolerant``."""
+    """Changes that keep a subject compatible under the registry's default policy, ``tolerant``."""
 
     @staticmethod
     def add_optional_field(
         schema: Mapping[str, Any], name: str, field_schema: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """A new property that may be left out: FULL compatible.
+        """Add an optional property: FULL compatible.
 
         Raises:
-            InvalidSchemaError: the property exists, or its schema is none.
+            InvalidSchemaError: the property exists already, or its schema is not valid.
         """
         changed = _copy(schema)
         properties = changed.setdefault("properties", {})
         if name in properties:
-            raise InvalidSchemaError(f"the field {name!r:.60} exists already")
-        check_dialect(field_schema)
+            raise InvalidSchemaError(f"the field {name!r:.60} already exists")
+        _check(field_schema)
         properties[name] = copy.deepcopy(dict(field_schema))
         return changed
 
@@ -35,14 +34,14 @@ class SchemaEvolutionHelper:
     def add_required_field_with_default(
         schema: Mapping[str, Any], name: str, field_schema: Mapping[str, Any], default_value: Any
     ) -> dict[str, Any]:
-        """A new property that writers must send; readers fill in the default for older data: FULL compatible.
+        """Add a property that writers must send, with a default that readers use for older data: FULL compatible.
 
         Raises:
-            InvalidSchemaError: the property exists, its schema is none, or the default does not satisfy it.
+            InvalidSchemaError: the property exists already, its schema is not valid, or the default does not satisfy it.
         """
-        # Formats are left out: a default such as datetime.now().isoformat() has no zone, and is still what was meant.
+        # Formats are not checked: a default such as datetime.now().isoformat() has no time zone, but is acceptable.
         shape = {key: value for key, value in field_schema.items() if key != "format"}
-        problems = Validator(shape, f"the field {name}").problems(default_value)
+        problems = _check(shape).problems(default_value)
         if problems:
             raise InvalidSchemaError(
                 f"the default of {name!r:.60} does not satisfy its own schema: {problems[0].message}"
@@ -54,7 +53,7 @@ class SchemaEvolutionHelper:
 
     @staticmethod
     def deprecate_field(schema: Mapping[str, Any], name: str, message: str) -> dict[str, Any]:
-        """Mark a property as deprecated, and say why in its description. Nothing else changes: FULL compatible.
+        """Mark a property as deprecated, with the reason in its description. Nothing else changes: FULL compatible.
 
         Raises:
             InvalidSchemaError: there is no such property.
@@ -63,7 +62,7 @@ class SchemaEvolutionHelper:
         field = changed.get("properties", {}).get(name)
         if field is None:
             known = ", ".join(sorted(changed.get("properties", {}))) or "none"
-            raise InvalidSchemaError(f"there is no field {name!r:.60}; there are: {known}")
+            raise InvalidSchemaError(f"there is no field {name!r:.60}; the fields are: {known}")
         if field is True:
             field = {}
         before = field.get("description")
@@ -76,7 +75,12 @@ class SchemaEvolutionHelper:
         return changed
 
 
+def _check(schema: Mapping[str, Any] | bool) -> ParsedJsonSchema:
+    """Return the schema of a field, parsed. Raises InvalidSchemaError if it is not valid by itself."""
+    return ParsedJsonSchema("", schema)
+
+
 def _copy(schema: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(schema, Mapping):
-        raise InvalidSchemaError(f"a schema with fields is an object, not {type(schema).__name__}")
+        raise InvalidSchemaError(f"a schema with fields must be an object, not {type(schema).__name__}")
     return copy.deepcopy(dict(schema))

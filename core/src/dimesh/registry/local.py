@@ -1,4 +1,4 @@
-"""The embedded registry, with schemas for the standard event types."""
+"""The embedded registry, which has schemas for the standard event types."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from dimesh.registry.engine import SchemaRegistry
 
 
 class LocalSchemaRegistry(SchemaRegistry):
-    """A registry in this process, or in a file.
+    """A registry in this process or in a file.
 
     Args:
-        path: a SQLite file, made if it does not exist; None: in memory.
-        defaults: begin with schemas for the standard event types (subjects ``event.<type>``). They say which
-            type a known property has and require nothing; a schema of your own may follow whatever the mode.
-        options: of :class:`SchemaRegistry` (policy, on_registered).
+        path: the SQLite file, created if it does not exist; None: the registry is kept in memory.
+        defaults: whether to start with schemas for the standard event types (subjects ``event.<type>``). They give the
+            types of common properties and require none; any schema may follow, whatever the compatibility mode.
+        clock: the clock; by default the system's.
+        options: further arguments of :class:`SchemaRegistry` (policy, on_registered).
     """
 
     def __init__(
@@ -28,8 +29,8 @@ class LocalSchemaRegistry(SchemaRegistry):
         clock: Clock | None = None,
         **options: Any,
     ) -> None:
-        from dimesh.backends.registry_memory import MemoryStore
-        from dimesh.backends.registry_sqlite import SqliteStore, SqliteStoreOptions
+        from dimesh.backends.registry.memory import MemoryStore
+        from dimesh.backends.registry.sqlite import SqliteStore, SqliteStoreOptions
 
         clock = clock or SystemClock()
         super().__init__(
@@ -45,13 +46,13 @@ class LocalSchemaRegistry(SchemaRegistry):
             have = set(await self.store.subjects(deleted=True))
             for subject, schema in DEFAULT_SCHEMAS.items():
                 if subject not in have:
-                    await self.register_schema(subject, schema, metadata={"default": True})
+                    await self.register(subject, schema, notes={"default": True})
 
     async def get_subject_info(self, subject: str) -> dict[str, Any]:
-        """name, latest_version, compatibility_mode, versions, metadata of a subject.
+        """Return the name, latest_version, compatibility_mode, versions and metadata of a subject as plain values.
 
         Raises:
-            SubjectNotFoundError: no such subject.
+            SubjectNotFoundError: there is no such subject.
         """
         found = await self.get_subject(subject)
         return {
@@ -61,7 +62,7 @@ class LocalSchemaRegistry(SchemaRegistry):
             "versions": [
                 {
                     "version": v.version,
-                    "format": v.format.value,
+                    "format": v.format if isinstance(v.format, str) else v.format.value,
                     "created_at": v.created_at.isoformat(),
                     "deprecated": v.deprecated,
                     "schema_id": v.schema_id,

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from dimesh.hookspecs import CONTRACT_VERSION, hookimpl
-from dimesh.spi.options import Options, parse_options
+from dimesh.spi.contract import CONTRACT_VERSION, hookimpl
 
-__all__ = ["CONTRACT_VERSION", "Options", "hookimpl", "parse_options"]
+__all__ = ["CONTRACT_VERSION", "hookimpl"]

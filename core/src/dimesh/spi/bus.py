@@ -1,22 +1,27 @@
-"""What a bus backend must do. The engine (:mod:`dimesh.bus`) does everything else.
+"""The protocol of bus backends. The engine (:mod:`dimesh.bus`) does everything else.
 
 Two families fit:
 
 * a **log** (memory, sqlite, Kafka) keeps records at positions ``(partition, offset)``; a subscription reads
   forward and commits how far it is;
-* a **queue** (Pub/Sub) leases each record out; it is acknowledged one by one, or comes back.
+* a **queue** (Pub/Sub) leases each record out; the record is acknowledged, or comes back.
 
-Filters, lanes per key, retries, dead letters, de-duplication, batching, request-reply and draining are the
-engine's. A backend that does one of them too would do it twice.
+Filters, lanes per key, retries, dead letters, de-duplication, batching, request-reply and draining belong to the
+engine. A backend that did one of them, too, would do it twice.
 
 Calling rules. Every method is called from one event loop, the one that ran :meth:`BusBackend.open`. Calls may
 overlap, except that one stream's ``receive`` is never called while another ``receive`` of it runs. Any call may
 be cancelled: a cancelled ``append`` has an unknown outcome, a cancelled ``receive`` must lose nothing.
+
+Errors. The class of an error decides what the engine does: one that is permanent (:attr:`dimesh.errors.DimeshError.permanent`)
+is not tried again, any other is tried again, slowly and for ever. So raise :class:`~dimesh.errors.RefusedError` only for what the
+backend will never take, such as a record above its limits, and nothing permanent for what may pass, such as a broker that is
+down or a permission that is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -26,16 +31,16 @@ from zlib import crc32
 import msgspec
 
 from dimesh.capabilities import Capabilities
-from dimesh.errors import ConfigurationError
-from dimesh.events.codec import decode_header, encode_header
-from dimesh.events.event import Event
+from dimesh.errors import CodecError, ConfigurationError
+from dimesh.events.codec import encode_header
+from dimesh.events.event import Event, decode_event
 from dimesh.events.types import EventPriority
 
 DEFAULT_TIMEOUT: Final = 30.0
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """Which of ``partitions`` a key belongs to: CRC-32 of its UTF-8 bytes, the same in every process.
+    """Return the partition, out of ``partitions``, that a key belongs to: by CRC-32 of its UTF-8 bytes, in every process.
 
     Backends whose client has its own rule (Kafka's murmur2) keep that one.
     """
@@ -54,17 +59,17 @@ class Record(msgspec.Struct, gc=False, eq=False):
     """The ordering key: records of one key keep their order."""
     event_type: str
     pillar: str
-    """Of the sender."""
+    """The pillar of the sender."""
     priority: str
     payload: bytes
     deliver_at: float | None = None
-    """Not to be delivered before this wall-clock time (epoch seconds); None: at once."""
+    """The wall-clock time (epoch seconds) before which the record is not delivered; None: at once."""
     decoded: Event | None = None
     encoded: bytes | None = None
 
     @classmethod
     def of(cls, event: Event, key: str, deliver_at: float | None = None) -> Record:
-        """The record of an event."""
+        """Make the record of an event."""
         metadata = event.metadata
         return cls(
             key,
@@ -87,7 +92,7 @@ class Record(msgspec.Struct, gc=False, eq=False):
         priority: str,
         deliver_at: float | None = None,
     ) -> Record:
-        """The record that a backend kept. Nothing is decoded yet."""
+        """Make the record that a backend kept. Nothing is decoded yet."""
         return cls(key, event_type, pillar, priority, payload, deliver_at, None, header)
 
     @property
@@ -110,44 +115,79 @@ class Record(msgspec.Struct, gc=False, eq=False):
             CodecError: the stored header is damaged or newer than this dimesh.
         """
         if self.decoded is None:
-            assert self.encoded is not None
-            self.decoded = decode_header(self.encoded, self.payload)
+            self.decoded = event = decode_event(self.encoded, self.payload)  # type: ignore[arg-type]  # one of both is set
+            return event
         return self.decoded
 
     def __repr__(self) -> str:
         return f"<Record {self.event_type} key={self.key!r} {len(self.payload)} bytes>"
 
 
+class RefusedRecord(Record, gc=False, eq=False):
+    """A record of another program that is not an event, with the reason why. A backend makes it (:meth:`of`) from what it
+    cannot read; the engine dead-letters it, unless the subscription has a rule for such records.
+    """
+
+    reason: str = ""
+    tombstone: bool = False
+    """Whether the record has no value, which deletes its key in a compacted topic."""
+
+    @classmethod
+    def of(  # type: ignore[override]
+        cls, header: bytes, payload: bytes, key: str, reason: str, tombstone: bool = False
+    ) -> RefusedRecord:
+        """Make the record of bytes that are not an event.
+
+        Args:
+            header: what else the record has, such as its headers; a dead letter keeps it.
+            payload: the record's value.
+            key: the ordering key.
+            reason: why it is not an event, as a sentence without its end.
+            tombstone: whether it has no value.
+        """
+        return cls(key, "", "", "normal", payload, None, None, header, reason, tombstone)
+
+    @property
+    def event(self) -> Event:
+        """Not there.
+
+        Raises:
+            CodecError: with the reason.
+        """
+        raise CodecError(f"the record is not an event: {self.reason}")
+
+
 class Position(NamedTuple):
-    """Where a record stands in its topic. Offsets grow within a partition but may have holes."""
+    """The place of a record in its topic. Offsets grow within a partition, possibly with holes."""
 
     partition: int
     offset: int
 
 
 class Delivery(msgspec.Struct, gc=False, eq=False):
-    """A record at its position, as a stream hands it out. Shared between subscriptions: never changed."""
+    """A record at its position, as a stream delivers it. Shared between subscriptions and never changed."""
 
     record: Record
     partition: int
-    """0 in a queue."""
+    """The partition; 0 in a queue."""
     offset: int
-    """Position in the partition; in a queue any number that names the delivery while it is leased."""
+    """The position in the partition; in a queue any number that names the delivery while it is leased."""
     timestamp: float
-    """When the backend took the record, epoch seconds."""
+    """The time at which the backend took the record, in epoch seconds."""
     token: Any = None
-    """A queue's handle for acknowledging; None in a log."""
+    """The handle by which a queue acknowledges the delivery; None in a log."""
 
     def __repr__(self) -> str:
         return f"<Delivery {self.partition}/{self.offset} {self.record!r}>"
 
 
 class Attempts(NamedTuple):
-    """Failed attempts at one record by one group, as kept across restarts."""
+    """The failed attempts of one group at one record, as kept across restarts."""
 
     failures: int
+    """The number of failed attempts. A negative number is a mark of the engine, which is kept and returned like any other."""
     first: float
-    """Wall-clock time of the first failure, epoch seconds."""
+    """The wall-clock time of the first failure, in epoch seconds."""
 
 
 class Batch(NamedTuple):
@@ -155,15 +195,15 @@ class Batch(NamedTuple):
 
     partition: int
     deliveries: Sequence[Delivery]
-    """In order of offset."""
+    """The deliveries in order of offset."""
     next_offset: int
-    """Where reading goes on: everything below it was delivered here or earlier, or was left out by the filter."""
+    """The offset at which reading continues: everything below it was delivered here or earlier, or left out by the filter."""
     attempts: Mapping[int, Attempts] = {}
     """Earlier failed attempts by offset, for those deliveries that have any."""
 
 
 class StartAt(Enum):
-    """Where a subscription begins when its group has no committed position (or is told to ignore it)."""
+    """Where a subscription starts when its group has no committed position, or is to ignore it."""
 
     EARLIEST = "earliest"
     LATEST = "latest"
@@ -176,14 +216,14 @@ that are not named start at the earliest record)."""
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which records a subscription wants; an empty set wants everything. Sets are or-ed inside, and-ed between."""
+    """The records that a subscription wants. A record passes if each set has its value; an empty set lets every value pass."""
 
     event_types: frozenset[str] = frozenset()
     pillars: frozenset[str] = frozenset()
     priorities: frozenset[str] = frozenset()
 
     def wants(self, event_type: str, pillar: str, priority: str) -> bool:
-        """Whether a record with these three passes."""
+        """Return whether a record with these three values passes."""
         return (
             (not self.event_types or event_type in self.event_types)
             and (not self.pillars or pillar in self.pillars)
@@ -192,7 +232,7 @@ class Filter:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is left out."""
+        """Whether the filter lets everything pass."""
         return not (self.event_types or self.pillars or self.priorities)
 
 
@@ -200,39 +240,43 @@ EVERYTHING: Final = Filter()
 
 
 class PartitionListener(Protocol):
-    """How a stream tells the engine that partitions come and go (the engine implements it)."""
+    """The callbacks by which a stream reports that partitions come and go. The engine implements them."""
 
     async def assigned(self, partitions: Mapping[int, int]) -> None:
-        """These partitions are now this member's, each to be read from the offset given. Called before the first
-        delivery from them; nothing of them is delivered before it returns.
+        """Take over these partitions, each to be read from the given offset. Called before the first delivery from them;
+        none of their records is delivered before the call returns.
         """
         ...
 
     async def revoked(self, partitions: Sequence[int]) -> None:
-        """These partitions are to be given up. The engine finishes what it handles of them, commits, returns;
-        only then may another member read them. Nothing of them is delivered after the call.
+        """Give these partitions up: finish what is being handled of them, commit, return. Only then may another member read
+        them. None of their records is delivered after the call.
+
+        The call may take as long as a handler. Meanwhile the stream goes on as a living member: it sends heartbeats, delivers
+        from its other partitions, and may have ``assigned`` and ``lost`` called. Where a broker bounds the time of a
+        rebalance, a stream may cancel the call and call ``lost``.
         """
         ...
 
     def lost(self, partitions: Sequence[int]) -> None:
-        """These partitions already belong to another member (a lease lapsed, the session timed out). The engine
-        drops what it has not begun and commits nothing of them.
+        """Drop these partitions, which already belong to another member (a lease lapsed, the session timed out). Nothing more
+        of them is started or committed.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """What a subscription asks for."""
+    """The request of a subscription."""
 
     topic: str
-    """Made with default settings if it does not exist."""
+    """The topic; created with default settings if it does not exist."""
     group: str | None
-    """None: a lone reader of all partitions that keeps no position."""
+    """The group; None: a lone reader of all partitions that keeps no position."""
     member: str
-    """Names this member in listings; unique on the bus."""
+    """The name of this member in listings; unique on the bus."""
     start: Start = StartAt.LATEST
-    """Where to begin; a group's committed position comes first unless ``reset`` is set."""
+    """Where to start; the committed position of a group takes precedence unless ``reset`` is set."""
     reset: bool = False
     filter: Filter = EVERYTHING
     produces: bool = False
@@ -244,24 +288,24 @@ class Stream(Protocol):
     """An open subscription."""
 
     async def receive(self, limit: int) -> Sequence[Batch]:
-        """The next deliveries, at most ``limit`` in all; waits until there is at least one (or a partition's
-        ``next_offset`` moved past records left out by the filter). Never waits for a full batch. Returns an
+        """Return the next deliveries, at most ``limit`` in all. Wait until there is at least one, or until the
+        ``next_offset`` of a partition moved past records that the filter left out; never wait for a full batch. Return an
         empty sequence only when the stream was closed.
 
         Raises:
             PositionLostError: retention has passed the position; the message names partition and both offsets.
-                The stream goes on at the oldest record if it is read again.
-            StorageError, BusError: it cannot go on; the engine backs off and reads again.
+                The stream continues at the oldest record if it is read again.
+            StorageError, BusError: reading failed; the engine backs off and reads again.
         """
         ...
 
     def caught_up(self) -> bool:
-        """Whether everything that was taken before the call was received; as far as this process knows."""
+        """Return whether everything that was taken before the call was received, as far as this process knows."""
         ...
 
     async def commit(self, positions: Mapping[int, int]) -> None:
-        """Logs: make durable that everything below each offset was handled. Never moves back. When it returns,
-        a new member of the group starts there. Without a group it only tells what may be forgotten.
+        """Make durable that everything below each offset was handled (logs only). A commit never moves back. When the call
+        returns, a new member of the group starts there. Without a group it only marks what may be forgotten.
 
         Raises:
             FencedError: a partition is no longer this member's; the others of the call were taken.
@@ -269,46 +313,46 @@ class Stream(Protocol):
         ...
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Queues: these were handled and must not come again. Logs: not called."""
+        """Acknowledge deliveries that were handled and must not come again (queues only)."""
         ...
 
     async def release(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
-        """Queues: these were not handled; they come again, not before ``delay`` seconds. Logs: not called (what
-        was not committed comes again to the next member).
+        """Release deliveries that were not handled (queues only); they come again, not before ``delay`` seconds. In a log, what
+        was not committed comes again to the next member.
         """
         ...
 
     async def save_attempts(self, delivery: Delivery, attempts: Attempts | None) -> None:
-        """Keep the count of failed attempts (None: forget it) where ``DURABLE_ATTEMPTS`` is stated; else return."""
+        """Keep the number of failed attempts (None: forget it) where ``DURABLE_ATTEMPTS`` is stated; otherwise do nothing."""
         ...
 
     async def close(self) -> None:
-        """Leave the group and free everything. Uncommitted records go to other members. May be called twice."""
+        """Leave the group and free all resources. Uncommitted records go to other members. May be called twice."""
         ...
 
 
 @runtime_checkable
 class TransactionalStream(Stream, Protocol):
-    """What ``subscribe`` gives for a request that ``produces``, from a backend that states ``TRANSACTIONS``."""
+    """The stream that ``subscribe`` returns for a request that ``produces``, from a backend that states ``TRANSACTIONS``."""
 
     async def produce(self, partition: int, offset: int, topic: str, records: Sequence[Record]) -> None:
-        """Append the records and commit the position, as one transaction: whoever reads sees both or neither, and a
-        member that has lost the partition publishes nothing. Records may be none; the topic is made if it is missing;
-        ``deliver_at`` is not offered here.
+        """Append the records and commit the position, as one transaction: a reader sees both or neither, and a member that has
+        lost the partition publishes nothing. ``records`` may be empty; the topic is created if it is missing; ``deliver_at`` is
+        not offered here.
 
         Raises:
             FencedError: the partition is no longer this member's; nothing was published or committed.
-            PublishError, StorageError: trying again with the same arguments is right, and does it once.
+            PublishError, StorageError: another call with the same arguments is right, and takes effect once.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TopicConfig:
-    """Settings of a topic; None leaves the backend's default.
+    """The settings of a topic; None leaves the default of the backend.
 
     Raises:
-        ConfigurationError: a figure is not positive.
+        ConfigurationError: a number is not positive.
     """
 
     partitions: int | None = None
@@ -325,35 +369,35 @@ class TopicConfig:
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """A topic as it is now."""
+    """The current state of a topic."""
 
     name: str
     partitions: int
     records: int | None
-    """Still held; None where the backend cannot say."""
+    """The number of records that are held; None where the backend cannot count them."""
     size: int | None
-    """Bytes; None where the backend cannot say."""
+    """The size in bytes; None where the backend cannot measure it."""
     earliest: Mapping[int, int] = field(default_factory=dict)
-    """First held offset by partition."""
+    """The first held offset of each partition."""
     latest: Mapping[int, int] = field(default_factory=dict)
-    """Offset of the next record by partition."""
+    """The offset of the next record of each partition."""
     config: TopicConfig = TopicConfig()
 
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:
-    """A group's progress on one partition."""
+    """The progress of a group on one partition."""
 
     topic: str
     group: str
     partition: int
     committed: int | None
-    """None: nothing committed yet."""
+    """The committed offset; None: nothing is committed yet."""
     latest: int
     lag: int | None
-    """Records not yet committed, as exactly as the backend can count them; None without ``COUNTED_LAG``."""
+    """The number of records that are not committed, as exactly as the backend can count them; None without ``COUNTED_LAG``."""
     member: str | None
-    """Who owns the partition now; None: nobody."""
+    """The member that owns the partition; None: no member does."""
 
 
 @runtime_checkable
@@ -361,13 +405,13 @@ class BusBackend(Protocol):
     """One way to move and keep records."""
 
     name: str
-    """As in the configuration: ``memory``, ``sqlite``, ``kafka`` …"""
+    """The name in the configuration: ``memory``, ``sqlite``, ``kafka`` …"""
     family: Literal["log", "queue"]
     capabilities: Capabilities
     commit_interval: float
-    """Seconds between commits while records are being handled."""
+    """The seconds between commits while records are being handled."""
     commit_every: int
-    """Commit at the latest after this many handled records; 0: by time alone."""
+    """The number of handled records after which a commit is due; 0: by time alone."""
 
     async def open(self) -> None:
         """Connect. Called once, before anything else.
@@ -392,9 +436,9 @@ class BusBackend(Protocol):
         timeout: float = DEFAULT_TIMEOUT,
         state: Mapping[str, bytes] | None = None,
     ) -> Sequence[Position | None]:
-        """Take the records, in order, and return when they are as durable as the backend's capabilities say.
+        """Append the records, in order, and return when they are as durable as the capabilities of the backend state.
 
-        The topic is made if it is missing. Records of one key keep the order of the calls, also of calls that
+        The topic is created if it is missing. Records of one key keep the order of the calls, even of calls that
         overlap. Either all records are taken or an error is raised; after an error other than the two below,
         the outcome is unknown.
 
@@ -410,6 +454,7 @@ class BusBackend(Protocol):
         Raises:
             BackpressureError: no room came free within ``timeout``; nothing was taken.
             NotOfferedError: ``deliver_at`` or ``state`` without the capability; nothing was taken.
+            RefusedError: a record is larger than the backend takes, or has a header that it cannot keep. It was not taken.
             PublishError: not acknowledged.
             StorageError: disk full, read-only, damaged; nothing was taken.
         """
@@ -426,10 +471,10 @@ class BusBackend(Protocol):
     async def read(
         self, topic: str, start: Mapping[int, int] | StartAt | datetime, limit: int
     ) -> Sequence[Delivery]:
-        """Look at records without a group: at most ``limit`` from each partition named in ``start`` (all of them
-        for EARLIEST or a time), in the order they were taken as far as the backend knows it. Returns at once,
-        with nothing if there is nothing. An offset below the oldest record begins at the oldest. Where no partition is
-        named, all that is found out is whether the topic is there.
+        """Read records without a group: at most ``limit`` from each partition named in ``start`` (from all for EARLIEST or a
+        time), in the order in which they were taken, as far as the backend knows it. Return at once, with an empty result if
+        there is no record. An offset below the oldest record means the oldest. If ``start`` names no partition, the call only
+        finds out whether the topic exists.
 
         Raises:
             TopicNotFoundError: no such topic.
@@ -438,7 +483,7 @@ class BusBackend(Protocol):
         ...
 
     async def load_state(self, key: str) -> bytes | None:
-        """What ``append(state=…)`` stored last; None if nothing.
+        """Return the value that ``append(state=…)`` stored last, or None.
 
         Raises:
             NotOfferedError: no ``ATOMIC_STATE``.
@@ -446,7 +491,7 @@ class BusBackend(Protocol):
         ...
 
     async def create_topic(self, name: str, config: TopicConfig) -> TopicInfo:
-        """Make a topic, or change the settings of one that exists (partitions cannot shrink).
+        """Create a topic, or change the settings of one that exists (partitions cannot shrink).
 
         Raises:
             ConfigurationError: a setting is out of range or cannot be changed, or the backend cannot tell the name
@@ -456,7 +501,7 @@ class BusBackend(Protocol):
         ...
 
     async def delete_topic(self, name: str) -> None:
-        """Remove a topic with its records and groups' positions.
+        """Delete a topic with its records and the positions of its groups.
 
         Raises:
             TopicNotFoundError: no such topic.
@@ -464,15 +509,16 @@ class BusBackend(Protocol):
         ...
 
     async def topics(self) -> Sequence[TopicInfo]:
-        """All topics, by name."""
+        """List all topics by name."""
         ...
 
     async def groups(self) -> Sequence[GroupInfo]:
-        """All groups' progress, by topic, group, partition."""
+        """List the progress of all groups, by topic, group and partition."""
         ...
 
     async def seek_group(self, topic: str, group: str, start: Start) -> Mapping[int, int]:
-        """Set a group's position, forward or back; returns the new offsets by partition.
+        """Set the position of a group, forward or back; return the new offsets by partition. Delete the group's counts of failed
+        attempts, so that what is handled again gets all of its attempts again.
 
         Raises:
             TopicNotFoundError: no such topic.
@@ -481,22 +527,66 @@ class BusBackend(Protocol):
         ...
 
 
+@runtime_checkable
+class RecordLimits(Protocol):
+    """A backend that knows before an append that it will refuse a record, such as one that is too large. Optional: what a handler
+    produces is checked so while the event that it handled can still fail.
+    """
+
+    def check_records(self, topic: str, records: Sequence[Record]) -> None:
+        """Return if an append to ``topic`` may take each of these records. Does no I/O.
+
+        Raises:
+            RefusedError, EventError: an append never takes one of them.
+        """
+        ...
+
+
+@runtime_checkable
+class KeptAttempts(Protocol):
+    """A backend that can report the failed attempts that it keeps (``DURABLE_ATTEMPTS``) to others than members of the group.
+    Optional: operators see by it that an event waits for its next attempt.
+    """
+
+    async def read_attempts(
+        self, topic: str, group: str, positions: Collection[Position]
+    ) -> Mapping[Position, Attempts]:
+        """Return what :meth:`Stream.save_attempts` keeps for these records of a group. Records without failed attempts are left
+        out.
+
+        Raises:
+            TopicNotFoundError: no such topic.
+        """
+        ...
+
+
+@runtime_checkable
+class HeldBackRecords(Protocol):
+    """A backend that can report the records that wait for their ``deliver_at``. Optional: operators see by it an event that is
+    not in its topic yet.
+    """
+
+    def held_back(self) -> AsyncIterator[tuple[str, Record]]:
+        """Yield the topic of each such record, and the record with its ``deliver_at``. Those that are due first come first."""
+        ...
+
+
 class Finding(NamedTuple):
-    """What a check of ``dimesh doctor`` found."""
+    """The result of one check of ``dimesh doctor``."""
 
     name: str
     ok: bool | None
-    """None: it works, and something about it should be known."""
+    """Whether the check passed; None: it passed, with something that the user should know."""
     text: str
-    """What was done and seen, and what to do about it."""
+    """What was checked and found, and what to do about it."""
 
 
 @runtime_checkable
 class SelfCheck(Protocol):
-    """A backend that can tell more about itself than the engine can find out. Optional."""
+    """A backend that can check more about itself than the engine can. Optional."""
 
     def check(self) -> AsyncIterator[Finding]:
-        """Prove by doing: permissions, durability, clocks. Called on an open backend; leaves nothing behind."""
+        """Prove permissions, durability and clocks by using them. Called on an open backend; leaves nothing behind."""
         ...
 
 

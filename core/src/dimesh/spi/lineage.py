@@ -1,7 +1,7 @@
-"""What a lineage sink must do. The service (:mod:`dimesh.lineage`) stamps, queues, keeps the graph and answers
-queries; a sink only takes finished records away, in batches.
+"""The protocol of lineage sinks. The service (:mod:`dimesh.lineage`) stamps and queues records, keeps the graph and answers
+queries; a sink only receives finished records, in batches.
 
-Calling rules: ``write`` is called by one worker, never twice at once, with records in the order they were recorded.
+Calling rules: ``write`` is called by one worker, never twice at once, with records in the order in which they were recorded.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ class LineageRecord:
 
     kind: Literal["node", "edge"]
     id: str
-    """Node id, or edge id. The same id again is the same fact (idempotent)."""
+    """The id of the node or edge. The same id again is the same fact (idempotent)."""
     type: str
-    """A node type or edge type, as its value."""
+    """The value of the node type or edge type."""
     timestamp: float
-    """Epoch seconds."""
+    """The time in epoch seconds."""
     name: str = ""
     pillar: str | None = None
     source: str = ""
-    """Of an edge: the node it starts from."""
+    """The node that an edge starts from."""
     target: str = ""
     trace_id: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class LineageRecord:
 
 @runtime_checkable
 class LineageSink(Protocol):
-    """Somewhere lineage goes."""
+    """A destination of lineage records."""
 
     name: str
     capabilities: Capabilities
@@ -44,33 +44,33 @@ class LineageSink(Protocol):
         """Connect; called once, first.
 
         Raises:
-            StorageError, LineageError: it cannot be used.
+            StorageError, LineageError: the sink cannot be used.
         """
         ...
 
     async def write(self, records: Sequence[LineageRecord]) -> None:
-        """Take the records; when it returns they are as safe as the sink's capabilities say.
+        """Store the records; when the call returns, they are as safe as the capabilities of the sink state.
 
         Raises:
-            LineageError, StorageError: nothing or only a part was taken; the service tries again, so a record
-                may come twice.
+            LineageError, StorageError: none or only some of the records were stored; the service retries, so a record may
+                come twice.
         """
         ...
 
     def read(self) -> AsyncIterator[Sequence[LineageRecord]]:
-        """With ``READ_BACK``: everything taken so far, oldest first, in batches. Without: empty."""
+        """Yield everything stored so far, oldest first, in batches. Without ``READ_BACK``, yield nothing."""
         ...
 
     async def forget(self, before: float) -> int:
-        """Remove what is older than ``before`` (epoch seconds); returns how many records went, 0 if the sink
-        keeps its own retention.
+        """Remove what is older than ``before`` (epoch seconds); return the number of removed records, 0 if the sink has a
+        retention of its own.
         """
         ...
 
     def stats(self) -> Mapping[str, Any]:
-        """Figures and findings for operators, such as a repaired tail; plain JSON values, may be empty."""
+        """Return numbers and findings for operators, such as a repaired tail: plain JSON values, possibly none."""
         ...
 
     async def close(self) -> None:
-        """Write out what is buffered and free everything; may be called twice."""
+        """Write out what is buffered and free all resources; may be called twice."""
         ...

@@ -1,4 +1,4 @@
-"""``dimesh topics``, ``groups``, ``plugins`` and ``config``: how things stand."""
+"""``dimesh groups``, ``plugins`` and ``config``: the state of the mesh and its settings."""
 
 from __future__ import annotations
 
@@ -6,81 +6,79 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dimesh.cli.completion import topic_names
 from dimesh.cli.context import run, state_of
+from dimesh.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from dimesh.cli.context import State
 
 
-def topics(context: typer.Context) -> None:
-    """List the topics with their size."""
-    run(_topics(state_of(context)))
-
-
-async def _topics(state: State) -> None:
-    async with state.opened() as mesh:
-        rows = [
-            (t.name, t.partitions, t.records, t.size, max(t.latest.values(), default=0))
-            for t in await mesh.bus.backend.topics()
-        ]
-    state.output.table(
-        ("topic", "partitions", "records", "bytes", "next_offset"),
-        rows,
-        "no topics yet: 'dimesh publish TOPIC FILE' makes one",
-    )
-
-
 def groups(
     context: typer.Context,
-    topic: Annotated[str | None, typer.Option(help="Only groups of this topic.")] = None,
-    each: Annotated[bool, typer.Option("--partitions", help="A line for each partition.")] = False,
+    topic: Annotated[
+        str | None, typer.Option(help="Only groups of this topic.", autocompletion=topic_names)
+    ] = None,
+    each: Annotated[bool, typer.Option("--partitions", help="One line per partition.")] = False,
 ) -> None:
-    """List the groups with their lag: how many events they have not handled yet."""
+    """List the consumer groups and their lag, which is the number of events not handled yet."""
     run(_groups(state_of(context), topic, each))
 
 
 async def _groups(state: State, topic: str | None, each: bool) -> None:
+    from dimesh.ops.topics import list_partitions, list_stopped, summarize_groups
+
     async with state.opened() as mesh:
-        infos = [g for g in await mesh.bus.backend.groups() if topic is None or g.topic == topic]
+        found = await list_partitions(mesh.bus, topic)
+        stopped = await list_stopped(mesh.bus)
     if each:
         state.output.table(
             ("topic", "group", "partition", "committed", "latest", "lag", "member"),
-            [(g.topic, g.group, g.partition, g.committed, g.latest, g.lag, g.member) for g in infos],
+            [(p.topic, p.group, p.partition, p.committed, p.latest, p.lag, p.member) for p in found],
             "no groups",
         )
         return
-    totals: dict[tuple[str, str], tuple[int | None, set[str]]] = {}
-    for g in infos:
-        lag, members = totals.get((g.topic, g.group), (0, set()))
-        total = None if g.lag is None or lag is None else lag + g.lag
-        totals[g.topic, g.group] = (total, members | ({g.member} if g.member else set()))
     state.output.table(
-        ("topic", "group", "lag", "members"),
-        [(t, name, lag, len(members)) for (t, name), (lag, members) in totals.items()],
-        "no groups: a subscription with a name makes one",
+        ("topic", "group", "lag", "members", "state", "reason"),
+        [(g.topic, g.group, g.lag, g.members, g.state, g.reason) for g in summarize_groups(found, stopped)],
+        "no groups: a subscription with a group name creates one",
     )
 
 
-def plugins(context: typer.Context) -> None:
-    """List every installed plugin with its state, and why. Imports none of them."""
-    from dimesh.plugins import PluginManager
+def plugins(
+    context: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Import each plugin, and show how long it takes.")
+    ] = False,
+) -> None:
+    """List the installed plugins and their states. Imports none of them, unless --check is given."""
+    from dimesh.ops.plugins import check_plugins, list_plugins
 
     state = state_of(context)
-    section = state.loaded.settings.plugins
-    rows = PluginManager(section.allow, section.block).rows()
+    if check:
+        checked = check_plugins(state.loaded.settings)
+        state.output.table(
+            ("kind", "name", "distribution", "version", "state", "ms", "reason"),
+            [(p.kind, p.name, p.distribution, p.version, p.state, p.milliseconds, p.reason) for p in checked],
+            "no plugins are installed",
+        )
+        raise typer.Exit(ExitCode.PLUGIN if any(p.state == "failed" for p in checked) else ExitCode.OK)
     state.output.table(
         ("kind", "name", "distribution", "version", "state", "reason"),
-        [(r.kind, r.name, r.distribution, r.version, r.state, r.reason) for r in rows],
+        [
+            (p.kind, p.name, p.distribution, p.version, p.state, p.reason)
+            for p in list_plugins(state.loaded.settings)
+        ],
         "no plugins are installed",
     )
 
 
-config = typer.Typer(help="Look at the settings.", no_args_is_help=True, rich_markup_mode=None)
+config = typer.Typer(help="Show the settings.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @config.command("show")
 def config_show(context: typer.Context) -> None:
-    """Print every setting, where it comes from, secrets masked."""
+    """Print every setting and its origin, with secrets masked."""
     state = state_of(context)
     loaded = state.loaded
     if loaded.path is None:

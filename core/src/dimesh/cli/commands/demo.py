@@ -16,14 +16,14 @@ def demo(
     part: Annotated[
         str,
         typer.Option(
-            help="Only this part: bus, registry, cdc, lineage, or one that a plugin brings (stripe)."
+            help="Only this part: bus, registry, cdc, lineage, or the part of a plugin such as stripe."
         ),
     ] = "all",
     folder: Annotated[
-        str, typer.Option("--dir", help="Where the demo's mesh is made, and left for you to look at.")
+        str, typer.Option("--dir", help="The folder for the demo's mesh, which is kept for you to inspect.")
     ] = "mesh-data/demo",
 ) -> None:
-    """Show what a mesh does: events, a poisoned one, schemas, a change feed, lineage. Takes a few seconds."""
+    """Demonstrate a mesh in a few seconds. Shows events, one that cannot be handled, schemas, change capture, lineage."""
     from dimesh.demo import run_demo
 
     state = state_of(context)

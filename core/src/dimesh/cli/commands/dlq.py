@@ -3,113 +3,125 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dimesh.cli.completion import topic_names
 from dimesh.cli.context import run, state_of
 from dimesh.cli.exit_codes import ExitCode
-from dimesh.errors import ConfigurationError, DeadLetterNotFoundError, PayloadError
+from dimesh.cli.output import fit
+from dimesh.errors import ConfigurationError, PayloadError
 
 if TYPE_CHECKING:
-    from dimesh.bus.deadletter import DeadLetter
-    from dimesh.bus.redrive import RedriveResult
     from dimesh.cli.context import State
+    from dimesh.ops.dead_letters import DeadLetterCause, DeadLetterChange
 
 dlq = typer.Typer(
-    help="Look at events that could not be handled; send them back or give them up.",
+    help="List events that could not be handled; redrive or discard them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Topic = Annotated[str, typer.Argument(help="The topic they failed in, with or without '.dlq'.")]
-Ids = Annotated[
-    list[str] | None, typer.Option("--id", help="Only the event with this id; may be given again.")
+Topic = Annotated[
+    str,
+    typer.Argument(
+        help="The topic in which they failed, with or without '.dlq'.", autocompletion=topic_names
+    ),
 ]
-
-
-def as_dict(entry: DeadLetter) -> dict[str, Any]:
-    """An entry for JSON."""
-    return {
-        "event_id": entry.event_id,
-        "type": entry.event.event_type.value,
-        "topic": entry.topic,
-        "group": entry.group,
-        "handler": entry.handler,
-        "reason": entry.reason,
-        "attempts": entry.attempts,
-        "redrives": entry.redrives,
-        "first": entry.first,
-        "last": entry.last,
-        "stack_digest": entry.stack_digest,
-        "state": "open" if entry.open else ("redriven" if entry.redriven else "discarded"),
-    }
+Ids = Annotated[list[str] | None, typer.Option("--id", help="Only the event with this id; may be repeated.")]
 
 
 @dlq.command("list")
 def list_(
     context: typer.Context,
-    topic: Annotated[str | None, typer.Argument(help="Only of this topic; by default of all.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also those sent back or given up.")] = False,
+    topic: Annotated[
+        str | None, typer.Argument(help="Only this topic; by default all.", autocompletion=topic_names)
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Include those already redriven or discarded.")
+    ] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="Print the events of each cause, too.")] = False,
 ) -> None:
-    """List the dead letters that are open."""
-    run(_list(state_of(context), topic, everything))
+    """List the open dead letters by cause, the most frequent first. With --output json, list each dead letter."""
+    run(_list(state_of(context), topic, everything, ids))
 
 
-async def _list(state: State, topic: str | None, everything: bool) -> None:
-    from dimesh.bus.redrive import DeadLetters
+async def _list(state: State, topic: str | None, everything: bool, ids: bool) -> None:
+    from dimesh.ops.dead_letters import group_by_cause, list_dead_letters
 
     async with state.opened() as mesh:
-        entries = await DeadLetters(mesh.bus).entries(topic, include_closed=everything)
-    if state.output.as_json:
-        state.output.document([as_dict(entry) for entry in entries])
+        found = await list_dead_letters(mesh.bus, topic, include_closed=everything)
+    out = state.output
+    if out.as_json:
+        out.document([asdict(entry) for entry in found])
         return
-    state.output.table(
-        ("event", "topic", "type", "group", "attempts", "last", "reason"),
-        [
-            (e.event_id, e.topic, e.event.event_type.value, e.group, e.attempts, e.last[:19], e.reason)
-            for e in entries
-        ],
-        "no dead letters",
-    )
+    if not found:
+        out.note("no dead letters")
+        return
+    for cause in group_by_cause(found):
+        out.say(*_lines_of(cause, ids))
+    if ids:
+        out.note("'dimesh dlq show TOPIC ID' prints one of them, 'dimesh explain ID' its whole story")
+    else:
+        out.note("--ids lists the events; 'dimesh dlq show TOPIC ID' prints one of them")
+
+
+def _lines_of(cause: DeadLetterCause, ids: bool) -> Iterator[str]:
+    count = f"{len(cause.entries):6}  "
+    margin = " " * len(count)
+    more = f" (and {cause.reasons - 1} other messages)" if cause.reasons > 1 else ""
+    yield count + fit(cause.reason, len(count) + len(more)) + more
+    closed = [
+        f"{n} {state}"
+        for state in ("redriven", "discarded")
+        if (n := sum(e.state == state for e in cause.entries))
+    ]
+    yield margin + fit("  ".join([f"{_some(cause.topics)} -> {_some(cause.groups)}", *closed]), len(margin))
+    yield f"{margin}first {_moment(cause.first)}, last {_moment(cause.last)}"
+    if ids:
+        for entry in cause.entries:
+            state = "" if entry.state == "open" else f"  {entry.state}"
+            yield f"{margin}{entry.event_id}  {entry.topic}  {entry.attempts} attempts{state}"
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _moment(iso: str) -> str:
+    return iso[:19].replace("T", " ")
 
 
 @dlq.command("show")
 def show(
     context: typer.Context,
     topic: Topic,
-    event_id: Annotated[str, typer.Argument(help="Id of the event (as 'dlq list' prints it).")],
+    event_id: Annotated[str, typer.Argument(help="The id of the event, as 'dlq list --ids' prints it.")],
 ) -> None:
-    """Print one dead letter: headers and payload."""
-    raise typer.Exit(run(_show(state_of(context), topic, event_id)))
+    """Print a dead letter: why it failed, its headers and its payload."""
+    run(_show(state_of(context), topic, event_id))
 
 
-async def _show(state: State, topic: str, event_id: str) -> int:
-    from dimesh.bus.redrive import DeadLetters
-    from dimesh.events import names
+async def _show(state: State, topic: str, event_id: str) -> None:
+    from dimesh.ops.dead_letters import find_dead_letters
 
     async with state.opened() as mesh:
-        entries = [
-            e
-            for e in await DeadLetters(mesh.bus).entries(topic, include_closed=True)
-            if e.event_id == event_id
-        ]
-    if not entries:
-        raise DeadLetterNotFoundError(
-            f"no dead letter of {topic} has the id {names.show(event_id)}; 'dimesh dlq list --all' lists them"
-        )
-    for entry in entries:
+        found = await find_dead_letters(mesh.bus, topic, event_id)
+    for entry in found:
         if state.output.as_json:
-            state.output.line({**as_dict(entry), "event": json.loads(entry.event.to_json())})
+            state.output.line({**asdict(entry.summary), "event": json.loads(entry.event.to_json())})
             continue
-        for name, value in as_dict(entry).items():
+        for name, value in asdict(entry.summary).items():
             state.output.say(f"{name:13} {value}")
         try:
             text = json.dumps(entry.event.payload, ensure_ascii=False, indent=2)
         except PayloadError:
             text = repr(entry.event.data)
-        state.output.say(f"payload\n{text}")
-    return ExitCode.OK
+        state.output.say("payload", *text.split("\n"))
 
 
 @dlq.command("redrive")
@@ -117,19 +129,21 @@ def redrive(
     context: typer.Context,
     topic: Topic,
     ids: Ids = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also those that came back three times.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="The most events to send back.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Include events that were already redriven three times.")
+    ] = False,
 ) -> None:
-    """Send dead letters back to the group that failed. Mend the handler first."""
+    """Send dead letters back to the group that failed. Fix the handler first."""
     raise typer.Exit(run(_redrive(state_of(context), topic, ids, limit, force)))
 
 
 async def _redrive(state: State, topic: str, ids: list[str] | None, limit: int | None, force: bool) -> int:
-    from dimesh.bus.redrive import DeadLetters
+    from dimesh.ops import dead_letters
 
     async with state.opened() as mesh:
-        result = await DeadLetters(mesh.bus).redrive(topic, ids=ids, limit=limit, force=force)
-    return _report(state, result, "sent back")
+        change = await dead_letters.redrive(mesh.bus, topic, ids=ids, limit=limit, force=force)
+    return _report(state, change, "redriven")
 
 
 @dlq.command("discard")
@@ -137,39 +151,38 @@ def discard(
     context: typer.Context,
     topic: Topic,
     ids: Ids = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Give dead letters up: they are marked, and no longer listed."""
+    """Discard dead letters: they are marked, and no longer listed."""
     state = state_of(context)
     if not yes:
         import sys
 
         if not sys.stdin.isatty():
-            raise ConfigurationError("add --yes: there is nobody to ask")
-        typer.confirm(f"Give up {'these' if ids else 'all'} dead letters of {topic}?", abort=True)
+            raise ConfigurationError("add --yes: standard input is not a terminal, so nobody can confirm")
+        typer.confirm(f"Discard {'these' if ids else 'all'} dead letters of {topic}?", abort=True)
     raise typer.Exit(run(_discard(state, topic, ids)))
 
 
 async def _discard(state: State, topic: str, ids: list[str] | None) -> int:
-    from dimesh.bus.redrive import DeadLetters
+    from dimesh.ops import dead_letters
 
     async with state.opened() as mesh:
-        result = await DeadLetters(mesh.bus).discard(topic, ids=ids)
-    return _report(state, result, "discarded")
+        change = await dead_letters.discard(mesh.bus, topic, ids=ids)
+    return _report(state, change, "discarded")
 
 
-def _report(state: State, result: RedriveResult, what: str) -> int:
+def _report(state: State, change: DeadLetterChange, verb: str) -> int:
     if state.output.as_json:
         state.output.document(
             {
-                "done": [as_dict(e) for e in result.done],
-                "skipped": [{**as_dict(e), "why": why} for e, why in result.skipped],
+                "done": [asdict(entry) for entry in change.done],
+                "skipped": [{**asdict(entry.summary), "why": entry.reason} for entry in change.skipped],
             }
         )
     else:
-        state.output.say(
-            f"{what}: {len(result.done)}" + (f", skipped: {len(result.skipped)}" if result.skipped else "")
-        )
-        for entry, why in result.skipped:
-            state.output.note(f"skipped {entry.event_id}: {why}")
-    return ExitCode.PARTIAL if result.skipped else ExitCode.OK
+        skipped = f", skipped: {len(change.skipped)}" if change.skipped else ""
+        state.output.say(f"{verb}: {len(change.done)}{skipped}")
+        for entry in change.skipped:
+            state.output.note(f"skipped {entry.summary.event_id}: {entry.reason}")
+    return ExitCode.PARTIAL if change.skipped else ExitCode.OK

@@ -1,81 +1,132 @@
-"""``dimesh webhooks``: a receiver for the sources of the settings."""
+"""``dimesh webhooks``: receiving webhooks for the sources of the settings."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dimesh.cli.context import run, state_of
-from dimesh.cli.exit_codes import ExitCode
+from dimesh.cli.context import run, state_of, stop_event
+from dimesh.cli.logs import log_to_stderr
 from dimesh.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from dimesh.cdc.webhooks import WebhookGateway
     from dimesh.cli.context import State
+    from dimesh.http.body import ASGIApp
+    from dimesh.http.host import HttpHost
+    from dimesh.http.limits import HttpLimits
+    from dimesh.mesh import Mesh
+    from dimesh.ops.serving import HealthPages
+    from dimesh.spi.cdc import WebhookSource
 
 webhooks = typer.Typer(
-    help="Take webhooks, which wake the change sources.", no_args_is_help=True, rich_markup_mode=None
+    help="Receive webhooks, which wake the change sources.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 @webhooks.callback()
 def _group() -> None:
-    """Take webhooks, which wake the change sources."""
+    """Receive webhooks, which wake the change sources."""
 
 
 @webhooks.command("serve")
 def serve(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8_080,
+    host: Annotated[str, typer.Option(help="The name or address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="The port; 0 chooses a free one.")] = 8_080,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Serve HTTPS with the certificate chain of this PEM file.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The PEM file of the private key, if it is not in the certificate's.")
+    ] = None,
+    max_connections: Annotated[int, typer.Option(min=1, help="The most open connections.")] = 1_000,
+    max_body: Annotated[int, typer.Option(min=1, help="The most bytes of a request's body.")] = 1 << 20,
+    header_timeout: Annotated[float, typer.Option(help="Seconds for a request's header to arrive.")] = 10.0,
+    body_timeout: Annotated[float, typer.Option(help="Seconds for a request's body to arrive.")] = 20.0,
+    stop_timeout: Annotated[
+        float, typer.Option(help="Seconds for unfinished requests when the command is stopped.")
+    ] = 5.0,
 ) -> None:
-    """Serve /webhooks/NAME for each source that takes webhooks. They are hints: `dimesh run`, here or elsewhere on the same
-    bus, then looks at once. Put TLS in front of it.
+    """Serve /webhooks/NAME for each source that receives webhooks. A webhook makes 'dimesh run' or 'dimesh cdc run', here or
+    elsewhere on the same bus, read at once what changed. Where [http] listen is set, health and metrics are served at the same
+    address.
     """
-    raise typer.Exit(run(_serve(state_of(context), host, port)))
+    from dimesh.http.limits import HttpLimits
+
+    limits = HttpLimits(
+        connections=max_connections,
+        header_timeout=header_timeout,
+        body_timeout=body_timeout,
+        body_size=max_body,
+        stop_timeout=stop_timeout,
+    )
+    log_to_stderr(state_of(context))
+    run(_serve(state_of(context), host, port, tls_cert, tls_key, limits))
 
 
-async def _serve(state: State, host: str, port: int) -> ExitCode:
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ConfigurationError("webhooks are served by uvicorn: pip install uvicorn") from error
-    from dimesh.cdc.hints import Doorbell
+async def _serve(
+    state: State, host: str, port: int, certificate: Path | None, key: Path | None, limits: HttpLimits
+) -> None:
+    from dimesh.cdc.webhooks import PREFIX, WebhookGateway
+    from dimesh.http.host import HttpHost
+    from dimesh.systemd import ServiceManager
+
+    stop = stop_event()
+    async with ServiceManager() as manager, state.opened() as mesh:
+        gateway = WebhookGateway(mesh.bus, _sources(mesh))
+        health = _health(mesh)
+        mounts: list[tuple[str, ASGIApp]] = [
+            (PREFIX, gateway),
+            *(health.mounts if health is not None else ()),
+            *mesh.plugins.http_mounts(mesh.context),
+        ]
+        serving = HttpHost(mounts, host=host, port=port, certificate=certificate, key=key, limits=limits)
+        try:
+            async with serving:
+                if health is not None:
+                    health.running()
+                _announce(state, serving, gateway, health)
+                manager.ready()
+                await stop.wait()
+                manager.stopping()
+                if health is not None:
+                    health.stopping()
+        finally:
+            if health is not None:
+                health.close()
+            await gateway.drain()
+
+
+def _health(mesh: Mesh) -> HealthPages | None:
+    """Return the pages of ``[http] listen``, which belong on this host: its address is that of another process."""
+    if mesh.settings.http.listen is None:
+        return None
+    from dimesh.ops.serving import HealthPages
+
+    return HealthPages(mesh)
+
+
+def _sources(mesh: Mesh) -> dict[str, WebhookSource]:
     from dimesh.spi.cdc import WebhookSource
 
-    async with state.opened() as mesh:
-        sources = {}
-        for section in mesh.settings.sources:
-            source = mesh.plugins.cdc_source(section.driver, section.options, mesh.clock)
-            if isinstance(source, WebhookSource):
-                sources[section.name] = source
-        if not sources:
-            raise ConfigurationError("no source of the settings takes webhooks; those of Stripe do")
-        bell = Doorbell(mesh.bus, sources)
-        server = uvicorn.Server(
-            uvicorn.Config(bell, host=host, port=port, log_config=None, lifespan="off", ws="none")
+    sources = {section.name: mesh.source(section) for section in mesh.settings.sources}
+    found: dict[str, WebhookSource] = {
+        name: source for name, source in sources.items() if isinstance(source, WebhookSource)
+    }
+    if not found:
+        raise ConfigurationError(
+            "no source of the settings receives webhooks; sources of the driver 'stripe' do"
         )
-        serving = asyncio.create_task(server._serve(), name="dimesh-webhooks")
-        try:
-            while not server.started:
-                if serving.done():
-                    raise ConfigurationError(f"cannot listen at {host}:{port}: is something else there?")
-                await asyncio.sleep(0.01)
-            at = server.servers[0].sockets[0].getsockname()
-            for path, name in bell.paths.items():
-                state.output.note(f"webhooks of {name}: http://{at[0]}:{at[1]}{path}")
-            if state.output.as_json:
-                state.output.line({"address": f"http://{at[0]}:{at[1]}", "paths": bell.paths})
-            stop = asyncio.Event()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                with contextlib.suppress(NotImplementedError):
-                    asyncio.get_running_loop().add_signal_handler(number, stop.set)
-            await stop.wait()
-        finally:
-            server.should_exit = True
-            await asyncio.gather(serving, return_exceptions=True)
-            await bell.drain()
-    return ExitCode.OK
+    return found
+
+
+def _announce(state: State, serving: HttpHost, gateway: WebhookGateway, health: HealthPages | None) -> None:
+    for path, name in gateway.paths.items():
+        state.output.note(f"webhooks of {name}: {serving.url}{path}")
+    if health is not None:
+        state.output.note(f"health, readiness and metrics: {serving.url}")
+    if state.output.as_json:
+        state.output.line({"address": serving.url, "paths": gateway.paths})

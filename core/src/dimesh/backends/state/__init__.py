@@ -1,0 +1,1 @@
+"""Embedded stores for the state of change capture."""

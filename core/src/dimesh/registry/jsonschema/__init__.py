@@ -1,0 +1,1 @@
+"""JSON Schema, the schema language of the core."""

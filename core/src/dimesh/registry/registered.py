@@ -1,0 +1,72 @@
+"""A registered schema, ready to use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dimesh.errors import SchemaValidationError
+from dimesh.events.names import show
+from dimesh.spi.registry import StoredSchema
+from dimesh.spi.schema import ParsedSchema
+
+
+class RegisteredSchema:
+    """A version of a subject, parsed.
+
+    Args:
+        stored: the version.
+        schema: the schema of the version.
+    """
+
+    __slots__ = ("schema", "stored")
+
+    def __init__(self, stored: StoredSchema, schema: ParsedSchema) -> None:
+        self.stored = stored
+        self.schema = schema
+
+    @property
+    def subject(self) -> str:
+        """The subject."""
+        return self.stored.subject
+
+    @property
+    def version(self) -> int:
+        """The number of the version."""
+        return self.stored.version
+
+    def check_payload(self, payload: bytes) -> None:
+        """Check that a payload is what the schema's language writes for the schema.
+
+        Raises:
+            SchemaValidationError: the payload is not; see ``problems``.
+        """
+        try:
+            self.schema.decode(payload)
+        except SchemaValidationError as error:
+            raise SchemaValidationError(
+                f"the payload does not satisfy {show(self.subject)} (version {self.version}): "
+                + "; ".join(error.problems[:5] or (str(error),)),
+                error.problems,
+            ) from None
+
+    def read(self, payload: bytes, writer: RegisteredSchema) -> Any:
+        """Return the value of a payload of another version as this version's reader sees it, with defaults filled in.
+
+        Raises:
+            SchemaValidationError: the payload is damaged, or this version cannot read it.
+        """
+        return self.schema.decode(payload, writer.schema)
+
+    def check(self, data: Any) -> None:
+        """Check that ``data`` satisfies the schema.
+
+        Raises:
+            SchemaValidationError: the data does not; see ``problems``.
+        """
+        if self.schema.is_valid(data):
+            return
+        problems = tuple(str(problem) for problem in self.schema.problems(data))
+        raise SchemaValidationError(
+            f"the payload does not satisfy {show(self.subject)} (version {self.version}): {'; '.join(problems[:5])}",
+            problems,
+        )

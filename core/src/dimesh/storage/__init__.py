@@ -1,0 +1,1 @@
+"""What files and bounded buffers need once: locks between processes, SQLite files, bounded room."""
