@@ -1,4 +1,4 @@
-"""The fault proxy does to a connection what it says."""
+"""The fault proxy affects connections as documented."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dimesh_contracts.waiting import deadline
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[FaultProxy]:
-    """In front of a server that echoes."""
+    """Start a proxy in front of an echo server."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

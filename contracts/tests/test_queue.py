@@ -1,4 +1,4 @@
-"""The smallest queue passes the kit: what its mutants are told apart from."""
+"""The smallest queue, on which the queue mutants are based, passes the kit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What every kit is made of: a test proves guarantees, and asks for the capabilities that these rest on.
+"""The base of every kit: a test proves a guarantee, and needs the capabilities that the guarantee depends on.
 
-A third party subclasses a kit, states what its plugin offers, and gives it a fixture::
+A third party subclasses a kit, states what its plugin offers, and adds a fixture::
 
     class TestMine(BusBackendContract):
         offers = {Capability.GROUPS, Capability.REPLAY}
@@ -9,47 +9,54 @@ A third party subclasses a kit, states what its plugin offers, and gives it a fi
         def new_backend(self, tmp_path):
             return lambda: MyBackend(tmp_path)
 
-A test whose capability is not offered is reported as "not offered"; one that is offered and does not hold fails. What a
-subclass may not do is leave a test out: :mod:`dimesh_contracts.pytest_plugin` looks for that.
+A test that needs a capability which is not offered is reported as "not offered"; a capability that is offered and does not
+hold fails. A subclass may not leave a test out: :mod:`dimesh_contracts.pytest_plugin` checks that.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator
 from enum import Enum
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 
 from dimesh.capabilities import Capability
+from dimesh_contracts.limit import within
 from dimesh_contracts.waiting import be_patient
 
 NOT_OFFERED = "not offered: "
-"""How the reason of a skip begins that is none of the author's doing."""
+"""The beginning of the reason of a skip that the kit itself decided."""
+
+DEADLINE = 6.0
+"""The longest time of a test, as a multiple of the patience of its class."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Guarantee(Enum):
-    """A promise, as one sentence. Each kind of plugin has an enumeration of its own."""
+    """A promise in one sentence. Each kind of plugin has an enumeration of its own."""
 
     @property
     def sentence(self) -> str:
-        """The promise."""
+        """The promise in words."""
         return str(self.value)
 
 
 def proves(guarantee: Guarantee, *needs: Capability, family: str | None = None) -> Callable[[F], F]:
-    """Marks a test of a kit.
+    """Mark a test of a kit, and give it a deadline, at which it fails and shows where its tasks wait.
 
     Args:
-        guarantee: what is broken if the test fails.
-        needs: the test is "not offered" unless all of these are.
-        family: the test is for buses of this family only.
+        guarantee: the guarantee that is broken if the test fails.
+        needs: the capabilities without which the test is "not offered".
+        family: the family of buses that the test is for; None: every family.
     """
 
     def mark(test: F) -> F:
+        if inspect.iscoroutinefunction(test):
+            test = _limited(test)
         test.guarantee = guarantee  # type: ignore[attr-defined]
         test.needs = needs  # type: ignore[attr-defined]
         test.family = family  # type: ignore[attr-defined]
@@ -58,27 +65,35 @@ def proves(guarantee: Guarantee, *needs: Capability, family: str | None = None) 
     return mark
 
 
+def _limited(test: F) -> F:
+    @functools.wraps(test)
+    async def limited(self: Contract, *args: Any, **fixtures: Any) -> None:
+        await within(self.patience * DEADLINE, test(self, *args, **fixtures))
+
+    return cast(F, limited)
+
+
 class Contract:
     """Base of the kits."""
 
     offers: ClassVar[Collection[Capability] | None] = None
-    """The capabilities that the plugin states, all of them. Compared with what it states at run time, so that none is
-    lost, and with it its tests, by accident."""
+    """All capabilities that the plugin states. They are compared with what the plugin states at run time, so that no
+    capability, and with it its tests, is lost by accident."""
     family: ClassVar[str] = "log"
-    """Of a bus: ``log`` or ``queue``."""
+    """The family of a bus: ``log`` or ``queue``."""
     patience: ClassVar[float] = 20.0
-    """Seconds to wait for what must come; more for a slow broker."""
+    """The seconds that a test waits for what must happen; increase it for a slow broker. A test ends after six times that."""
 
     @classmethod
     def kit(cls) -> type[Contract] | None:
-        """The kit that a test class subclasses; None for the kits themselves."""
+        """Return the kit that a test class subclasses; None for the kits themselves."""
         if cls.__module__.split(".")[0] == "dimesh_contracts":
             return None
         return next(base for base in cls.__mro__ if base.__module__.split(".")[0] == "dimesh_contracts")
 
     @classmethod
     def names(cls) -> Iterator[str]:
-        """Names of the kit's tests."""
+        """Yield the names of the kit's tests."""
         for name in dir(cls):
             if hasattr(inspect.getattr_static(cls, name), "guarantee"):
                 yield name

@@ -25,12 +25,12 @@ NASTY = ('quote " and \\', "line\nend", "\x00\x1f", "🙂 ﷽", "../..", "x" * 1
 
 
 def node(number: int, at: float, name: str = "") -> LineageRecord:
-    """A node record with an id of its own."""
+    """Return a node record with a new id."""
     return LineageRecord("node", f"agent:{uuid4().hex}-{number}", "agent", at, name=name, pillar="Growth")
 
 
 def edge(number: int, at: float) -> LineageRecord:
-    """An edge record with an id of its own."""
+    """Return an edge record with a new id."""
     return LineageRecord(
         "edge",
         f"{uuid4().hex}-{number}",
@@ -47,38 +47,40 @@ class LineageGuarantee(Guarantee):
     """Promises of a lineage sink."""
 
     STATED = "A sink states exactly the capabilities that it has."
-    LIFE = "A sink opens, takes records, and closes as often as it is told; what it cannot do is an error of the SPI."
+    LIFE = "A sink opens, accepts records, and closes repeatedly; what it cannot do is an error of the SPI."
     UNCHANGED = "A record is kept as it was given: every name, number and nested value of it."
     READ_BACK = "What was written is read back complete, oldest first."
-    DURABLE = "What was written is there for another instance over the same storage."
+    DURABLE = "What was written is available to another instance over the same storage."
     IDEMPOTENT = "The same record again is the same fact, and no error."
-    FORGET = "Forgetting removes what is older than the time given, and nothing else."
+    FORGET = "Forgetting removes what is older than the given time, and nothing else."
 
 
 G = LineageGuarantee
 
 
 class LineageSinkContract(Contract):
-    """Tests that any sink passes; those about reading back are "not offered" where a sink does not state it."""
+    """Tests that every sink passes; those about reading back are "not offered" for a sink that does not state it."""
 
     @pytest.fixture
     def new_sink(self) -> NewSink:
-        """Makes a sink, not opened. Called again it makes one over the same storage, as after a restart; a
-        sink that keeps nothing beyond its instance returns that instance.
+        """Return a function that makes a sink which is not open. Called again it makes one over the same storage, as after a
+        restart; a sink that stores nothing beyond its instance returns that instance.
         """
         raise NotImplementedError("give your test class a new_sink fixture")
 
     @proves(G.STATED)
     async def test_states_what_it_offers(self, new_sink: NewSink) -> None:
-        """The test class names the capabilities that the sink states. Usually wrong: one was added on one side only."""
+        """The test class names the capabilities that the sink states. Usually wrong: a capability was added on one side
+        only.
+        """
         sink = new_sink()
         self.check_offers(sink.capabilities)
         assert sink.name
 
     @proves(G.LIFE)
     async def test_takes_records_and_closes_twice(self, new_sink: NewSink) -> None:
-        """``open``, ``write`` and ``close`` work, and ``close`` again does nothing. Usually wrong: an error from a
-        file that is closed already.
+        """``open``, ``write`` and ``close`` work, and a second ``close`` does nothing. Usually wrong: an error from a file
+        that is closed already.
         """
         sink = new_sink()
         await sink.open()
@@ -90,16 +92,16 @@ class LineageSinkContract(Contract):
 
     @proves(G.LIFE)
     async def test_writing_when_not_open_is_an_error_of_the_spi(self, new_sink: NewSink) -> None:
-        """The service counts on these types: any other stops nothing, but reads like a bug of the sink. Usually
-        wrong: an AttributeError of a client that was not made yet.
+        """The service relies on these types: any other error is reported as a defect of the sink. Usually wrong: an
+        AttributeError of a client that does not exist yet.
         """
         with pytest.raises((LineageError, StorageError)):
             await new_sink().write([edge(1, 1.0)])
 
     @proves(G.UNCHANGED, Capability.READ_BACK)
     async def test_every_name_survives(self, new_sink: NewSink) -> None:
-        """Names are hostile: control characters, quotes, emoji, long ones. Usually wrong: lines cut at a character that
-        only looks like a line end; text that is escaped once and unescaped twice.
+        """Names are hostile: control characters, quotes, emoji, long ones. Usually wrong: lines are cut at a character that
+        only looks like a line end; text is escaped once and unescaped twice.
         """
         sink = new_sink()
         await sink.open()
@@ -110,7 +112,9 @@ class LineageSinkContract(Contract):
 
     @proves(G.READ_BACK, Capability.READ_BACK)
     async def test_reads_back_everything_in_order(self, new_sink: NewSink) -> None:
-        """In several writes, more than a page. Usually wrong: what still sits in a buffer; batches in another order."""
+        """Several writes of more than a page are read back. Usually wrong: a buffer that is not written yet; batches in
+        another order.
+        """
         sink = new_sink()
         await sink.open()
         written = [edge(number, float(number)) for number in range(2_500)]
@@ -122,7 +126,9 @@ class LineageSinkContract(Contract):
 
     @proves(G.DURABLE, Capability.READ_BACK, Capability.DURABLE)
     async def test_records_survive(self, new_sink: NewSink) -> None:
-        """Opened again it reads back what was written, and goes on behind it. Usually wrong: it writes over the old."""
+        """A sink that is opened again reads back what was written, and appends to it. Usually wrong: it overwrites old
+        records.
+        """
         sink = new_sink()
         await sink.open()
         written = [edge(number, float(number)) for number in range(300)]
@@ -140,7 +146,7 @@ class LineageSinkContract(Contract):
 
     @proves(G.IDEMPOTENT)
     async def test_the_same_record_twice_is_no_error(self, new_sink: NewSink) -> None:
-        """The service repeats what it is not sure of. Usually wrong: a unique index that raises."""
+        """The service repeats a write whose outcome it does not know. Usually wrong: a unique index that raises."""
         sink = new_sink()
         await sink.open()
         record = edge(1, 1.0)
@@ -152,8 +158,8 @@ class LineageSinkContract(Contract):
 
     @proves(G.FORGET)
     async def test_forgets_what_is_older(self, new_sink: NewSink) -> None:
-        """``forget`` removes records from before that time and no others; what it counted is gone for good.
-        Usually wrong: whole files are removed with what is younger in them.
+        """``forget`` removes the records before a time and no others; the number that it returns is removed for good.
+        Usually wrong: whole files are removed although they hold younger records.
         """
         sink = new_sink()
         await sink.open()

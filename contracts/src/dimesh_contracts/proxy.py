@@ -1,15 +1,15 @@
-"""A TCP proxy that misbehaves on demand: put it between a plugin and its server, and see what the plugin makes of it::
+"""A TCP proxy that misbehaves on demand. Put it between a plugin and its server, and test how the plugin reacts::
 
     async with FaultProxy(target=9092) as proxy:
         backend = MyBackend(f"127.0.0.1:{proxy.port}")
         ...
-        proxy.cut()       # nothing passes, nobody is told
+        proxy.cut()       # nothing passes, and nobody gets an error
         proxy.heal()
         proxy.reset()     # all connections break
         proxy.latency = 0.2
         proxy.bandwidth = 50_000
 
-Servers that tell clients where to go (Kafka's brokers do) must be told to name the proxy's address.
+A server that redirects its clients, as Kafka's brokers do, must be configured to advertise the proxy's address.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _CHUNK = 65_536
 
 
 class FaultProxy:
-    """Passes bytes between whoever connects to ``port`` and ``target``. Lives in the running event loop.
+    """Passes bytes between clients of ``port`` and the server at ``target``, in the running event loop.
 
     Args:
-        target: port of the server.
-        port: to listen at; 0: any that is free.
-        host: where both are.
+        target: the port of the server.
+        port: the port to listen on; 0: any free port.
+        host: the host of both.
     """
 
     def __init__(self, target: int, port: int = 0, host: str = "127.0.0.1") -> None:
@@ -38,11 +38,11 @@ class FaultProxy:
         self.port = port
         self.host = host
         self.latency = 0.0
-        """Seconds by which each piece is late, in each direction."""
+        """The seconds by which each piece of data is late, in each direction."""
         self.bandwidth: float | None = None
-        """Bytes a second, for each connection and direction; None: as fast as it goes."""
+        """The bytes per second of each connection and direction; None: no limit."""
         self.connections = 0
-        """How many were accepted so far."""
+        """The number of connections accepted so far."""
         self._passing = asyncio.Event()
         self._passing.set()
         self._open: set[asyncio.StreamWriter] = set()
@@ -59,27 +59,27 @@ class FaultProxy:
         await self.close()
 
     async def accept(self) -> None:
-        """Listen, at first or again."""
+        """Start to listen, or listen again."""
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, self.host, self.port)
             self.port = self._server.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
-        """New connections are refused; those that are there go on."""
+        """Refuse new connections; open ones stay."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
 
     def cut(self) -> None:
-        """Nothing passes any more, and nobody is told: what was sent waits for :meth:`heal`, or for ever."""
+        """Stop everything without an error: what was sent waits for :meth:`heal`, or for ever."""
         self._passing.clear()
 
     def heal(self) -> None:
-        """Everything passes again."""
+        """Let everything pass again."""
         self._passing.set()
 
     def reset(self) -> None:
-        """All connections break at once, as when a router forgets them (RST)."""
+        """Break all connections at once, as when a router forgets them (RST)."""
         for writer in tuple(self._open):
             sock = writer.get_extra_info("socket")
             if sock is not None:
@@ -88,7 +88,7 @@ class FaultProxy:
             writer.transport.abort()
 
     async def close(self) -> None:
-        """End everything."""
+        """Close all connections and stop to listen."""
         self.refuse()
         self.reset()
         for task in tuple(self._tasks):

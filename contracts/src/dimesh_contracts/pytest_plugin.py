@@ -1,18 +1,25 @@
-"""How pytest runs the kits: it sees to it that they are run whole, and shows what was proved.
+"""How pytest runs the kits: it checks that they are run whole, and shows what was proved.
 
-Loaded by pytest wherever this distribution is installed; it does nothing where no kit is used.
+pytest loads this plugin wherever the distribution is installed; without a kit it does nothing.
 
-* **Integrity.** A test of a kit that a subclass overrides, that is marked to be skipped or to fail, that was taken out of
-  the collection or skipped by hand is an error: a suite that is green because it is smaller proves nothing. A run that
-  was narrowed on purpose (``-k``, ``-m``, ``--lf``, ``-x``, a test's own name) is only called incomplete.
-* **The matrix.** At the end, for each class: which capabilities were proved, which are not offered.
+* **Integrity.** It is an error if a test of a kit is overridden in a subclass, marked to be skipped or to fail, removed from
+  the collection or skipped by hand: a suite that is green because it is smaller proves nothing. A run that was narrowed
+  on purpose (``-k``, ``-m``, ``--lf``, ``-x``, a test's own name) is only called incomplete.
+* **The matrix.** At the end, for each class: which capabilities were proved, and which are not offered; with ``-q`` a line
+  for each class.
 * ``--contract-report FILE`` writes the outcomes as JSON.
+* ``--contract-examples N`` sets the number of examples of the state machine, and how much the load tests do.
+  ``--contract-seed N`` repeats a run. The seed is fixed, so that a suite does not fail by chance, except where the variable
+  CI is set: there each run has another one, which is printed.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
+import os
+import secrets
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -21,20 +28,37 @@ import pytest
 
 from dimesh.capabilities import Capability
 from dimesh_contracts.contract import NOT_OFFERED, Contract
+from dimesh_contracts.effort import EXAMPLES, FIXED_SEED, configure
 
 PROPERTY = "dimesh-contract"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--contract-report``."""
+    """Add ``--contract-report``."""
     group = parser.getgroup("dimesh-contracts")
     group.addoption(
         "--contract-report", metavar="FILE", help="write what the dimesh contract kits proved as JSON"
     )
+    group.addoption(
+        "--contract-examples",
+        metavar="N",
+        type=int,
+        default=EXAMPLES,
+        help=f"the examples of the state machine, and so the load of the load tests; {EXAMPLES} by default",
+    )
+    group.addoption(
+        "--contract-seed",
+        metavar="N",
+        type=int,
+        help="the seed of the state machine; by default a fixed one, or a random one where CI is set",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One record of the run."""
+    """Register the record of the run."""
+    if config.option.contract_seed is None:  # the workers of pytest-xdist get the option with the number
+        config.option.contract_seed = secrets.randbelow(1 << 32) if os.environ.get("CI") else FIXED_SEED
+    configure(config.option.contract_examples, config.option.contract_seed)
     config.pluginmanager.register(_Run(config), "dimesh-contracts-run")
 
 
@@ -58,7 +82,7 @@ class _Run:
         test = getattr(item, "originalname", item.name)
         function = inspect.getattr_static(cls, test, None)
         if not hasattr(function, "guarantee"):
-            return  # a test of their own, beside the kit's
+            return  # a test of the subclass itself
         self._seen[name].add(test)
         item.user_properties.append(
             (
@@ -69,7 +93,7 @@ class _Run:
                     "kit": cls.kit().__name__,  # type: ignore[union-attr]
                     "guarantee": function.guarantee.name,
                     "sentence": function.guarantee.sentence,
-                    "untested": sorted(c.value for c in set(cls.offers or ()) - _tested(cls)),
+                    "untested": sorted(c.value for c in set(cls.offers or ()) - _tested(cls)),  # type: ignore[arg-type]
                     "needs": [capability.value for capability in function.needs],
                     "usually_wrong": _usually_wrong(function),
                 },
@@ -100,7 +124,7 @@ class _Run:
                 if inspect.getattr_static(cls, test, None) is not inspect.getattr_static(kit, test):
                     self._problems.append(f"{name}: {test} is overridden")
                 elif not self._chosen and test not in self._left[name]:
-                    self._problems.append(f"{name}: {test} was taken out")
+                    self._problems.append(f"{name}: {test} was removed")
             gate = "_only_what_is_offered"
             if inspect.getattr_static(cls, gate) is not inspect.getattr_static(Contract, gate):
                 self._problems.append(f"{name}: the fixture that decides what is offered is overridden")
@@ -109,7 +133,7 @@ class _Run:
 
     @property
     def _is_worker(self) -> bool:
-        """Of pytest-xdist, whose workers collect: an error there would be taken for a crash."""
+        """Whether this is a worker of pytest-xdist, where a collection error would look like a crash."""
         return hasattr(self._config, "workerinput")
 
     @property
@@ -148,11 +172,12 @@ class _Run:
         if report.skipped and not _reason(report).startswith(NOT_OFFERED):
             report.outcome = "failed"
             report.longrepr = (
-                f"{about['class']}::{about['test']} was skipped by hand ({_reason(report)}): state what the plugin "
-                "does not offer in its capabilities instead"
+                f"{about['class']}::{about['test']} was skipped by hand ({_reason(report)}): leave what the plugin "
+                "does not offer out of its capabilities instead"
             )
         if report.failed:
             text = f"broken guarantee: {about['guarantee']}: {about['sentence']}"
+            text += f"\nthe seed of the run: --contract-seed {self._config.option.contract_seed}"
             if about["usually_wrong"]:
                 text += f"\nusually wrong: {about['usually_wrong']}"
             report.sections.append(("contract", text))
@@ -168,6 +193,13 @@ class _Run:
         elif report.skipped and kept["outcome"] == "passed":
             kept["outcome"], kept["reason"] = "not offered", _reason(report).removeprefix(NOT_OFFERED)
 
+    def pytest_report_header(self) -> str:
+        option = self._config.option
+        return (
+            f"dimesh contracts: --contract-examples {option.contract_examples} "
+            f"--contract-seed {option.contract_seed}"
+        )
+
     # -- the end ---------------------------------------------------------------------------------
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -182,6 +214,8 @@ class _Run:
             }
             said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
             terminalreporter.line(f"{name} ({kit}): {said}")
+            if self._config.get_verbosity() < 0 and not counts["failed"]:
+                continue  # -q: the table of capabilities would be longer than everything else
             matrix = _matrix(tests)
             for capability in next(iter(tests.values()))["untested"]:
                 matrix.setdefault(capability, [])
@@ -204,16 +238,19 @@ class _Run:
             Path(path).write_text(json.dumps(self._outcomes, indent=1, sort_keys=True), "utf-8")
 
 
-def _tested(cls: type[Contract]) -> set[Capability]:
-    """Capabilities that some test of the kit needs."""
-    return {c for name in cls.names() for c in getattr(inspect.getattr_static(cls, name), "needs", ())}
+@functools.cache
+def _tested(cls: type[Contract]) -> frozenset[Capability]:
+    """Return the capabilities that some test of the kit needs."""
+    return frozenset(
+        c for name in cls.names() for c in getattr(inspect.getattr_static(cls, name), "needs", ())
+    )
 
 
 def _matrix(tests: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for test in tests.values():
         for capability in test["needs"]:
-            # A test that needs several is not offered for the one that is missing, not for the others.
+            # A test that needs several capabilities is "not offered" only for the one that is missing.
             if test["outcome"] != "not offered" or test["reason"] == capability:
                 found[capability].append(test["outcome"])
     return found

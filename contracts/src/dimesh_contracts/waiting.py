@@ -13,21 +13,26 @@ _patience = 20.0
 
 
 def be_patient(seconds: float) -> None:
-    """How long all waits last at most, from now on."""
+    """Set the longest time that any wait may take from now on."""
     global _patience
     _patience = seconds
 
 
+def patience(times: float = 1.0) -> float:
+    """Return the longest time that a wait may take, in seconds."""
+    return _patience * times
+
+
 def deadline(times: float = 1.0) -> asyncio.Timeout:
-    """A block that fails when the kit's patience is over."""
-    return asyncio.timeout(_patience * times)
+    """Return a context that fails when the kit's patience is over."""
+    return asyncio.timeout(patience(times))
 
 
 async def eventually(true: Callable[[], Awaitable[T]], times: float = 1.0) -> T:
-    """The first true answer of ``true``.
+    """Return the first true answer of ``true``.
 
     Raises:
-        TimeoutError: there was none within ``times`` the kit's patience.
+        TimeoutError: there was no true answer within ``times`` the kit's patience.
     """
     async with deadline(times):
         while not (found := await true()):
@@ -36,17 +41,13 @@ async def eventually(true: Callable[[], Awaitable[T]], times: float = 1.0) -> T:
 
 
 async def until(true: Callable[[], Any], times: float = 1.0) -> None:
-    """Return when ``true()`` is.
-
-    Raises:
-        TimeoutError: as above.
-    """
+    """Return when ``true()`` is true. Raises TimeoutError after ``times`` the kit's patience."""
     async with deadline(times):
         while not true():
             await asyncio.sleep(0.005)
 
 
 async def later_than(moment: datetime) -> None:
-    """Return when the clock has passed ``moment`` by more than a millisecond, which is as fine as any broker's time."""
+    """Return when the clock has passed ``moment`` by more than a millisecond, the finest resolution of a broker's time."""
     while datetime.now(UTC) - moment < timedelta(milliseconds=2):
         await asyncio.sleep(0.001)

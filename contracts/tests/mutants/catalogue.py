@@ -1,4 +1,4 @@
-"""What a mutant is, and where they are listed."""
+"""The definition of a mutant, and the list of all mutants."""
 
 from __future__ import annotations
 
@@ -16,21 +16,40 @@ class Mutant(NamedTuple):
     breaks: Guarantee
     """The guarantee that the kit must name."""
     fault: str
-    """What it does wrong, in words."""
+    """The description of the fault."""
     make: Callable[[Path], Any]
-    """Makes an instance over the storage in a folder."""
+    """The function that creates an instance over the storage in a folder."""
 
 
 def catalogue() -> dict[str, Mutant]:
-    """All mutants, as ``kind.name``."""
+    """Return all mutants by their full names, ``kind.name``."""
+    import appending
     import bus
     import cdc
+    import crashing
+    import distant
+    import languages
     import lineage
+    import membership
     import queues
     import registry
 
+    kinds = {
+        "bus": (bus, appending, membership, crashing, distant),
+        "queues": (queues,),
+        "registry": (registry,),
+        "schema": (languages,),
+        "cdc": (cdc,),
+        "lineage": (lineage,),
+    }
     return {
-        f"{module.__name__}.{mutant.name}": mutant
-        for module in (bus, queues, registry, cdc, lineage)
+        f"{kind}.{mutant.name}": mutant
+        for kind, modules in kinds.items()
+        for module in modules
         for mutant in module.MUTANTS
     }
+
+
+def make(name: str, folder: str) -> Any:
+    """Make the mutant with this full name, in another process."""
+    return catalogue()[name].make(Path(folder))

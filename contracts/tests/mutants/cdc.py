@@ -1,4 +1,4 @@
-"""Change sources with one fault each: the outbox, made worse."""
+"""Change sources with one fault each, built on the outbox."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import asyncio
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from catalogue import Mutant
 
-from dimesh.backends.outbox import OutboxOptions, OutboxSource, watch
+from dimesh.backends.cdc.outbox import OutboxOptions, OutboxSource, watch
 from dimesh.clock import SystemClock
+from dimesh.contact import report_delivered
 from dimesh.errors import CredentialsError, SourceObjectError, SourcePositionLostError
-from dimesh.spi.cdc import Change, ChangeBatch, Operation
+from dimesh.spi.cdc import Before, Change, ChangeBatch, Gap, Operation
 from dimesh_contracts.cdc import CDCGuarantee as G
 
-EXPIRED, REFUSES, REFUSED = "expired", "refuses until", "refused"
-"""Files by which the system says that credentials are expired, until when it refuses requests, and how many it refused."""
+EXPIRED, REFUSES, REFUSED, PROXY, ANNOUNCED, HIDDEN, SKEW, DERIVED = (
+    "expired",
+    "refuses until",
+    "refused",
+    "proxy",
+    "announced",
+    "hidden",
+    "skew",
+    "derived",
+)
+"""Files that record whether the credentials are expired, until when requests are refused, how many were refused, with which status
+a proxy answers the next request, whether something was announced, which row lists leave out, how the clocks differ, and the value of the field that changes leave out."""
 
 
 class Application:
@@ -64,6 +76,43 @@ class Application:
     async def refuse_requests(self, seconds: float) -> None:
         (self._folder / REFUSES).write_text(str(time.time() + seconds))
 
+    async def answer_by_proxy(self, status: int, times: int) -> None:
+        (self._folder / PROXY).write_text(str(status))
+
+    async def hide(self, key: str) -> None:
+        (self._folder / HIDDEN).write_text(key)
+
+    async def put_entries(self, key: str, count: int) -> None:
+        await self.put(key, "x" * count)
+
+    def entries(self, row: Any) -> int:
+        return len(row["value"])
+
+    silent_object = "things"
+
+    async def put_silently(self, key: str, value: str) -> None:
+        self._connection.execute("BEGIN")
+        await self.put(key, value)
+        self._connection.execute("DELETE FROM dimesh_outbox WHERE id = (SELECT max(id) FROM dimesh_outbox)")
+        self._connection.execute("COMMIT")
+
+    def silent_value(self, row: Any) -> str:
+        return self.value(row)
+
+    derived_field = "derived"
+
+    async def derive(self, key: str, value: str) -> None:
+        (self._folder / DERIVED).write_text(value)
+
+    def derived(self, row: Any) -> str | None:
+        return row.get("derived")  # type: ignore[no-any-return]
+
+    async def skew(self, seconds: float) -> None:
+        (self._folder / SKEW).write_text(str(seconds))
+
+    async def announce(self) -> None:
+        (self._folder / ANNOUNCED).touch()
+
     def refused(self) -> int:
         found = self._folder / REFUSED
         return found.stat().st_size if found.exists() else 0
@@ -81,10 +130,16 @@ class Application:
 class Outbox(OutboxSource):
     def __init__(self, folder: Path) -> None:
         super().__init__(OutboxOptions(path=str(folder / "app.db"), poll=0.01), SystemClock())
+        self._hidden = folder / HIDDEN
+
+    async def snapshot(self, object: str, resume: bytes | None) -> AsyncIterator[ChangeBatch]:
+        hidden = self._hidden.read_text() if self._hidden.exists() else None
+        async for batch in super().snapshot(object, resume):
+            yield replace(batch, items=[c for c in batch.items if c.primary_key != {"key": hidden}])  # type: ignore[union-attr]
 
 
 class StreamOnly(Outbox):
-    """Streams whose changes go through ``alter``."""
+    """A source whose streamed changes pass through ``alter``."""
 
     def alter(self, changes: list[Change]) -> list[Change]:
         return changes
@@ -209,8 +264,21 @@ class SkipsWhatIsForgotten(Outbox):
                 yield batch
 
 
+class RepeatsTheGap(Outbox):
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        try:
+            async for batch in super().stream(object, position):
+                yield batch
+        except SourcePositionLostError as error:
+            if "removed" not in str(error):
+                raise
+            yield ChangeBatch([Gap(object, str(error))], position)
+            async for batch in super().stream(object, await self.position(object)):
+                yield batch
+
+
 class Asked(Outbox):
-    """Asks the system for its changes, which may refuse."""
+    """A source that requests its changes from the system, which may refuse."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -235,7 +303,7 @@ class Asked(Outbox):
             except CredentialsError:
                 position = await self.expired(object, position)
                 continue
-            _, changes, position = await self._run(partial(self._entries, object, position, None))
+            _, changes, position = await self._file.read(partial(self._entries, object, position, None))
             if changes:
                 yield ChangeBatch(changes, position)
             await asyncio.sleep(0.01)
@@ -272,54 +340,239 @@ class EmptyFeed(Outbox):
             return b"nothing:0"
 
 
+class GivesUpAtAPage(Outbox):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._page = folder / PROXY
+
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        async for batch in super().stream(object, position):
+            if self._page.exists():
+                status = self._page.read_text()
+                self._page.unlink()
+                raise SourceObjectError(f"HTTP {status}")
+            yield batch
+
+
+class DeletesAtAPage(Outbox):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._page = folder / PROXY
+
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        async for batch in super().stream(object, position):
+            if self._page.exists() and batch.items:
+                self._page.unlink()
+                gone = [
+                    replace(c, operation=Operation.DELETE, after=None)
+                    for c in batch.items
+                    if isinstance(c, Change)
+                ]
+                batch = replace(batch, items=gone)
+            yield batch
+
+
+class TakesAbsenceForADelete(Outbox):
+    async def read_rows(self, object: str, keys: Sequence[Mapping[str, Any]]) -> Sequence[Change | None]:
+        now = datetime.now(UTC)
+        return [Change("absent", Operation.DELETE, object, dict(key), None, None, now) for key in keys]
+
+
+class ReadsThePastAgain(Outbox):
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        identity, _, after = position.decode().partition(":")
+        begin = f"{identity}:{max(int(after) - 1, 0)}".encode()
+        async for batch in super().stream(object, begin):
+            yield batch
+
+
+class TrustsOurClock(Outbox):
+    """Its positions have the time of our clock, and older changes are skipped."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._skew = folder / SKEW
+
+    async def position(self, object: str) -> bytes:
+        ahead = -float(self._skew.read_text()) if self._skew.exists() else 0.0
+        return await super().position(object) + f"@{time.time() + ahead - 1}".encode()
+
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        plain, _, since = position.partition(b"@")
+        async for batch in super().stream(object, plain):
+            changes = [c for c in batch.items if isinstance(c, Change)]
+            new = [c for c in changes if not since or c.timestamp.timestamp() >= float(since)]
+            yield replace(batch, items=new)
+
+
+class CutsRows(StreamOnly):
+    def alter(self, changes: list[Change]) -> list[Change]:
+        return [replace(c, after=c.after and {**c.after, "value": c.after["value"][:10]}) for c in changes]
+
+
+class LeavesOut(StreamOnly):
+    """Its changes lack a field that rows have: the length of the value, say, plus what another table adds."""
+
+    named: tuple[str, ...] = ("derived",)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._derived = folder / DERIVED
+
+    async def snapshot(self, object: str, resume: bytes | None) -> AsyncIterator[ChangeBatch]:
+        text = self._derived.read_text() if self._derived.exists() else ""
+        async for batch in super().snapshot(object, resume):
+            changes = [c for c in batch.items if isinstance(c, Change)]
+            yield replace(
+                batch, items=[replace(c, after={**(c.after or {}), "derived": text}) for c in changes]
+            )
+
+    def alter(self, changes: list[Change]) -> list[Change]:
+        return [
+            replace(
+                c, before=None, before_from=Before.NONE, partial=c.after is not None, not_current=self.named
+            )
+            for c in changes
+        ]
+
+
+class HidesThatAFormulaIsOld(LeavesOut):
+    named = ()
+
+
+class LeavesSilentRows(Outbox):
+    def relist_interval(self, object: str) -> float | None:
+        return None
+
+
+class NamesNoRow(Outbox):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._announced = folder / ANNOUNCED
+
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        async for batch in super().stream(object, position):
+            if self._announced.exists() and batch.items:
+                self._announced.unlink()
+                first = batch.items[0]
+                assert isinstance(first, Change)
+                nobody = replace(first, identity="announced", primary_key={"key": None})
+                batch = replace(batch, items=[nobody, *batch.items])
+            yield batch
+
+
+class ListsFromTheNextKey(Outbox):
+    async def rows_after(
+        self, object: str, key: Mapping[str, Any] | None, limit: int
+    ) -> Sequence[Change] | None:
+        found = await super().rows_after(object, key, limit)
+        if found is None and key is not None:
+            rows = await super().rows_after(object, None, 1_000) or ()
+            found = [row for row in rows if row.primary_key["key"] > key["key"]][:limit]
+        return found
+
+
+class SaysItTooEarly(Outbox):
+    async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        async for batch in super().stream(object, position):
+            report_delivered(time.time())
+            yield batch
+
+
 MUTANTS = [
-    Mutant("drops-last-row", G.SNAPSHOT, "leaves the last row of some pages out", DropsTheLastRow),
+    Mutant(
+        "old-formula",
+        G.CURRENT,
+        "completes a row with the last known value of a formula, and does not say so",
+        HidesThatAFormulaIsOld,
+    ),
+    Mutant("lists-from-next", G.SAMPLED, "lists on from a row that no longer exists", ListsFromTheNextKey),
+    Mutant(
+        "complete-too-early",
+        G.DELIVERED,
+        "says that the stream is complete before its last batch is taken over",
+        SaysItTooEarly,
+    ),
+    Mutant("cuts-rows", G.WHOLE, "shows the first ten entries of a list as the whole", CutsRows),
+    Mutant(
+        "reads-the-past", G.NEW_ONLY, "delivers the last change before the position again", ReadsThePastAgain
+    ),
+    Mutant("our-clock", G.CLOCK, "makes its first position of our clock", TrustsOurClock),
+    Mutant(
+        "absent-is-deleted",
+        G.ABSENCE,
+        "takes a row for deleted that a list leaves out",
+        TakesAbsenceForADelete,
+    ),
+    Mutant(
+        "leaves-silent-rows",
+        G.SILENT,
+        "never lists rows again whose changes the system does not report",
+        LeavesSilentRows,
+    ),
+    Mutant("names-no-row", G.KEYS, "shows an announcement as a row with the key null", NamesNoRow),
+    Mutant("drops-last-row", G.SNAPSHOT, "omits the last row of some pages", DropsTheLastRow),
     Mutant(
         "pages-by-number", G.SNAPSHOT, "reads pages by their number while rows are deleted", PagesByNumber
     ),
     Mutant(
         "remembers-rows",
         G.REPAIR,
-        "shows the rows of its first reading when it is to read anew",
+        "returns the rows of its first snapshot when it must read again",
         RemembersItsRows,
     ),
-    Mutant("late-position", G.HAND_OVER, "streams from after the snapshot", TakesThePositionLate),
+    Mutant("late-position", G.HAND_OVER, "starts the stream after the snapshot", TakesThePositionLate),
     Mutant("last-state", G.COMPLETE, "shows only the last of several changes of a row", OnlyTheLastState),
     Mutant("drops-deletes", G.DELETES, "reports no deletes", DropsDeletes),
-    Mutant("before-is-now", G.BEFORE, "gives the row as it is for the row as it was", BeforeIsNow),
+    Mutant("before-is-now", G.BEFORE, "returns the current row as the previous row", BeforeIsNow),
     Mutant(
         "identity-by-reading",
         G.IDENTITY,
-        "gives a change another identity at each reading",
+        "gives a change a different identity at each read",
         IdentityOfTheReading,
     ),
-    Mutant("identity-by-content", G.IDENTITY, "gives equal changes one identity", IdentityOfTheContent),
+    Mutant("identity-by-content", G.IDENTITY, "gives equal changes the same identity", IdentityOfTheContent),
     Mutant(
         "starts-somewhere",
         G.POSITION_LOST,
-        "goes on at the latest when it does not know a position",
+        "continues at the latest when it does not know a position",
         StartsSomewhere,
     ),
     Mutant("positions-ahead", G.RESUME, "gives positions that are one change ahead", PositionsAhead),
     Mutant(
         "remembers",
         G.CANCELLATION,
-        "goes on behind what it fetched, whatever came out",
+        "continues after the fetched changes, even if they were not delivered",
         RemembersWhatItFetched,
     ),
     Mutant(
         "skips-forgotten",
         G.GAPS,
-        "goes on after changes that are forgotten, and says nothing",
+        "continues after dropped changes without reporting a gap",
         SkipsWhatIsForgotten,
     ),
-    Mutant("tries-at-once", G.BUDGET, "asks again at once when it is told to wait", TriesAtOnce),
+    Mutant(
+        "repeats-the-gap",
+        G.GAPS,
+        "reports a gap again when its stream is opened at the position of the gap",
+        RepeatsTheGap,
+    ),
+    Mutant(
+        "gives-up-at-a-page", G.UNEXPECTED, "gives an object up when a proxy answers once", GivesUpAtAPage
+    ),
+    Mutant(
+        "deletes-at-a-page",
+        G.UNEXPECTED,
+        "takes a row for deleted when a proxy answers instead",
+        DeletesAtAPage,
+    ),
+    Mutant("tries-at-once", G.BUDGET, "retries at once when the system requests a delay", TriesAtOnce),
     Mutant(
         "waits-for-credentials",
         G.CREDENTIALS,
-        "waits in silence while its credentials are expired, and goes on from then",
+        "waits silently while its credentials are expired, and then skips ahead",
         WaitsForCredentials,
     ),
-    Mutant("describes-in-part", G.DESCRIBED, "leaves a field out of its description", DescribesInPart),
+    Mutant("describes-in-part", G.DESCRIBED, "omits a field from its description", DescribesInPart),
     Mutant("empty-feed", G.UNKNOWN_OBJECT, "gives an empty feed for an object that is not there", EmptyFeed),
 ]

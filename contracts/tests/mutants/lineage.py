@@ -8,7 +8,7 @@ from pathlib import Path
 
 from catalogue import Mutant
 
-from dimesh.backends.lineage_file import FileSink, FileSinkOptions
+from dimesh.backends.lineage.file import FileSink, FileSinkOptions
 from dimesh.errors import LineageError, StorageError
 from dimesh.spi.lineage import LineageRecord
 from dimesh_contracts.lineage import LineageGuarantee as G
@@ -64,7 +64,7 @@ class WritesWhenClosed(File):
         try:
             await super().write(records)
         except (LineageError, StorageError):
-            raise AttributeError("'NoneType' object has no attribute 'write'") from None
+            raise RuntimeError("the file is closed") from None
 
 
 MUTANTS = [
@@ -73,6 +73,6 @@ MUTANTS = [
     Mutant("newest-first", G.READ_BACK, "reads the newest batch first", ReadsNewestFirst),
     Mutant("refuses-repeats", G.IDEMPOTENT, "refuses a record that comes again", RefusesRepeats),
     Mutant("forgets-all", G.FORGET, "forgets what is younger, too", ForgetsEverything),
-    Mutant("forgets-at-restart", G.DURABLE, "begins anew at restart", ForgetsAtRestart),
-    Mutant("attribute-error", G.LIFE, "fails with an error that is not the SPI's", WritesWhenClosed),
+    Mutant("forgets-at-restart", G.DURABLE, "starts empty at restart", ForgetsAtRestart),
+    Mutant("foreign-error", G.LIFE, "fails with an error that is not the SPI's", WritesWhenClosed),
 ]

@@ -1,4 +1,4 @@
-"""A queue in memory: the smallest backend of that family, which the kit must pass and its mutants must not."""
+"""A queue in memory: the smallest backend of that family, which must pass the kit while its mutants fail it."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ class Held:
         self.offset = offset
         self.timestamp = timestamp
         self.token = 0
-        """Of the present lease; 0: nobody has it."""
+        """The number of the current lease; 0 without a lease."""
         self.until = 0.0
-        """The lease lapses then; or, without one, not to be delivered before."""
+        """The time when the lease expires or, without a lease, when the delivery delay ends."""
         self.owner: QueueStream | None = None
 
 
 class Group:
-    """What a group has still to do, in order."""
+    """The pending records of a group, in order."""
 
     def __init__(self, wanted: Filter) -> None:
         self.wanted = wanted
         self.held: dict[int, Held] = {}
         self.streams: list[QueueStream] = []
         self.stolen: set[int] = set()
-        """For a mutant: offsets that were given to two members."""
+        """For a mutant: the offsets that were leased to two members."""
 
     def add(self, item: tuple[Record, int, float]) -> None:
-        """A new record."""
+        """Add a new record."""
         self.held[item[1]] = Held(*item)
 
 
 class Topic:
-    """All records, and the groups."""
+    """A topic with all its records and groups."""
 
     def __init__(self) -> None:
         self.log: list[tuple[Record, int, float]] = []
@@ -81,7 +81,7 @@ class QueueStream:
         self._keeping = asyncio.create_task(self.extend())
 
     async def extend(self) -> None:
-        """Keep the leases of what is held."""
+        """Extend the leases of the held records."""
         while True:
             await asyncio.sleep(LEASE / 3)
             for held in self.group.held.values():
@@ -89,7 +89,7 @@ class QueueStream:
                     held.until = CLOCK.monotonic() + LEASE
 
     def free(self) -> list[Held]:
-        """What may be delivered to this stream now; a key waits for what was before."""
+        """Return the records that this stream may receive now; a record waits for earlier ones of its key."""
         now = CLOCK.monotonic()
         found: list[Held] = []
         blocked: set[str] = set()
@@ -112,7 +112,7 @@ class QueueStream:
         return ()
 
     def lease(self, held: Held) -> Delivery:
-        """Hand it out."""
+        """Lease a record and return its delivery."""
         held.owner, held.token = self, next(self.tokens)
         held.until = CLOCK.monotonic() + LEASE
         return Delivery(held.record, 0, held.offset, held.timestamp, held.token)

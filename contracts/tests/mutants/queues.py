@@ -89,7 +89,7 @@ class ForgetsTheAge(QueueBackend):
 
 
 def streams(kind: type[QueueStream]) -> Callable[[Path], QueueBackend]:
-    """Makes a queue whose streams have the fault."""
+    """Return a function that makes a queue whose streams have the fault."""
 
     def make(folder: Path) -> QueueBackend:
         made = QueueBackend()
@@ -103,14 +103,14 @@ MUTANTS = [
     Mutant(
         "forgets-released",
         G.LEASE,
-        "takes a release for an acknowledgement",
+        "treats a release as an acknowledgement",
         streams(TakesAReleaseForAnAcknowledgement),
     ),
     Mutant("impatient", G.LEASE, "ignores the delay of a release", streams(IgnoresTheDelay)),
     Mutant(
         "lets-lapse",
         G.LEASE,
-        "lets leases lapse while their deliveries are handled",
+        "lets leases expire while their deliveries are handled",
         streams(LetsLeasesLapse),
     ),
     Mutant("hoards", G.LEASE, "keeps the leases of a member that has left", streams(TakesItsLeasesAlong)),
@@ -118,7 +118,7 @@ MUTANTS = [
     Mutant(
         "acknowledges-before",
         G.COMMIT,
-        "takes an acknowledgement for everything before it, too",
+        "treats an acknowledgement as covering everything before it",
         streams(AcknowledgesAllBefore),
     ),
     Mutant(
@@ -130,14 +130,16 @@ MUTANTS = [
     Mutant(
         "acknowledges-lapsed",
         G.CONFIRMED,
-        "takes an acknowledgement of a lease that has lapsed",
+        "accepts an acknowledgement of an expired lease",
         streams(AcknowledgesByTheRecord),
     ),
     Mutant(
         "refuses-all",
         G.CONFIRMED,
-        "refuses all acknowledgements of a call for one that has lapsed",
+        "refuses all acknowledgements of a call because of one expired lease",
         streams(RefusesAllForOne),
     ),
-    Mutant("ageless", G.RETENTION, "takes a retention by age and forgets it", lambda _: ForgetsTheAge()),
+    Mutant(
+        "ageless", G.RETENTION, "accepts a retention by age and does not store it", lambda _: ForgetsTheAge()
+    ),
 ]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from catalogue import Mutant
 
-from dimesh.backends.registry_memory import MemoryStore
-from dimesh.backends.registry_sqlite import SqliteStore, SqliteStoreOptions
+from dimesh.backends.registry.memory import MemoryStore
+from dimesh.backends.registry.sqlite import SqliteStore, SqliteStoreOptions
 from dimesh.clock import SystemClock
-from dimesh.spi.registry import StoredSchema
+from dimesh.spi.registry import DEFAULT_CONTEXT, SchemaContent, Snapshot, StoredSchema
+from dimesh.spi.schema import PROVED, Verdict
 from dimesh_contracts.registry import RegistryGuarantee as G
 
 
@@ -27,12 +29,12 @@ class Sqlite(SqliteStore):
 
 
 class TidiesTheText(Memory):
-    async def append(self, subject: str, *, text: str, **options: Any) -> StoredSchema:
+    async def append(self, subject: str, content: SchemaContent, **options: Any) -> StoredSchema:
         try:
-            text = json.dumps(json.loads(text))
+            content = replace(content, text=json.dumps(json.loads(content.text)))
         except ValueError:
             pass
-        return await super().append(subject, text=text, **options)
+        return await super().append(subject, content, **options)
 
 
 class ReusesAVersion(Memory):
@@ -46,16 +48,65 @@ class ReusesAVersion(Memory):
 
 
 class LastWriterWins(Memory):
-    async def append(self, subject: str, *, expected_latest: int, **options: Any) -> StoredSchema:
-        latest = [v.version for v in self._subjects.get(subject, ())]
-        return await super().append(subject, expected_latest=latest[-1] if latest else 0, **options)
+    async def append(
+        self, subject: str, content: SchemaContent, *, revision: str, **options: Any
+    ) -> StoredSchema:
+        return await super().append(subject, content, revision=self._snapshot(subject).revision, **options)
 
 
-class AnIdForEachVersion(Memory):
-    async def append(self, subject: str, *, text: str, format: str, **options: Any) -> StoredSchema:
-        self._ids.pop((format, text), None)
-        self._ids[f"used-{len(self._ids)}", ""] = 0
-        return await super().append(subject, text=text, format=format, **options)
+class IgnoresSettings(Memory):
+    """The revision does not change with the settings: a mode that was set meanwhile is overlooked."""
+
+    def _snapshot(self, subject: str) -> Snapshot:
+        found = super()._snapshot(subject)
+        return replace(found, revision=f"{self._listed(subject)}")
+
+
+class ComparesTexts(Memory):
+    async def append(self, subject: str, content: SchemaContent, **options: Any) -> StoredSchema:
+        return await super().append(subject, replace(content, canonical=content.text), **options)
+
+
+class OverwritesAnId(Memory):
+    def _id(self, context: str, identity: str, wanted: int | None) -> int:
+        if wanted is not None:
+            self._ids.setdefault(context, {})[identity] = wanted
+            return wanted
+        return super()._id(context, identity, wanted)
+
+
+class OneContext(Memory):
+    def _id(self, context: str, identity: str, wanted: int | None) -> int:
+        return super()._id(DEFAULT_CONTEXT, identity, wanted)
+
+
+class DanglingReferences(Memory):
+    async def append(self, subject: str, content: SchemaContent, **options: Any) -> StoredSchema:
+        stored = await super().append(subject, replace(content, references=()), **options)
+        stored = replace(stored, content=content)
+        self._subjects[subject][stored.version] = stored
+        return stored
+
+
+class RemovesWhatIsReferredTo(Memory):
+    async def delete(
+        self, subject: str, version: int | None = None, *, permanent: bool = False
+    ) -> Sequence[int]:
+        kept = {name: dict(versions) for name, versions in self._subjects.items() if name != subject}
+        for name in kept:
+            for number, stored in self._subjects[name].items():
+                self._subjects[name][number] = replace(stored, content=replace(stored.content, references=()))
+        try:
+            return await super().delete(subject, version, permanent=permanent)
+        finally:
+            self._subjects.update(kept)
+
+
+class ZeroIsNoLimit(Memory):
+    async def numbers(
+        self, subject: str, *, deleted: bool = False, offset: int = 0, limit: int | None = None
+    ) -> Sequence[int]:
+        return await super().numbers(subject, deleted=deleted, offset=offset, limit=limit or None)
 
 
 class DeletesForGood(Memory):
@@ -64,34 +115,36 @@ class DeletesForGood(Memory):
     ) -> Sequence[int]:
         touched = await super().delete(subject, version, permanent=permanent)
         if not permanent:
-            await super().delete(subject, version, permanent=True)
+            for number in touched:
+                await super().delete(subject, number, permanent=True)
         return touched
 
 
 class FoldsNames(Memory):
-    async def append(self, subject: str, **options: Any) -> StoredSchema:
-        return await super().append(subject.lower(), **options)
+    async def append(self, subject: str, content: SchemaContent, **options: Any) -> StoredSchema:
+        return await super().append(subject.lower(), content, **options)
 
-    async def versions(self, subject: str, *, deleted: bool = False) -> Sequence[StoredSchema]:
-        return await super().versions(subject.lower(), deleted=deleted)
+    async def snapshot(self, subject: str) -> Snapshot:
+        return await super().snapshot(subject.lower())
 
 
-class MergesMetadata(Memory):
-    async def update_metadata(self, subject: str, version: int, metadata: Mapping[str, Any]) -> StoredSchema:
-        for stored in self._subjects.get(subject, ()):
-            if stored.version == version:
-                metadata = {**stored.metadata, **metadata}
-        return await super().update_metadata(subject, version, metadata)
+class MergesNotes(Memory):
+    async def set_notes(self, subject: str, version: int, notes: Mapping[str, Any]) -> StoredSchema:
+        stored = self._subjects.get(subject, {}).get(version)
+        return await super().set_notes(subject, version, {**(stored.notes if stored else {}), **notes})
 
 
 class SaysYes(Memory):
-    async def check(self, subject: str, format: str, text: str) -> Sequence[str]:
-        return []
+    async def register(self, subject: str, content: SchemaContent) -> StoredSchema:
+        return await self.append(subject, content, revision=self._snapshot(subject).revision)
+
+    async def check(self, subject: str, content: SchemaContent, version: int | None = None) -> Verdict:
+        return PROVED
 
 
 class SharesSettings(Memory):
-    async def get_config(self, subject: str | None) -> Mapping[str, str]:
-        return {**await super().get_config(None), **await super().get_config(subject)}
+    async def get_settings(self, scope: str | None) -> Mapping[str, Any]:
+        return {**await super().get_settings(None), **await super().get_settings(scope)}
 
 
 class ForgetsDeletions(Sqlite):
@@ -101,14 +154,22 @@ class ForgetsDeletions(Sqlite):
 
 
 MUTANTS = [
-    Mutant("tidies", G.UNCHANGED, "parses schemas and writes them again", TidiesTheText),
+    Mutant("tidies", G.UNCHANGED, "parses schemas and serializes them again", TidiesTheText),
     Mutant("reuses-version", G.VERSIONS, "uses a version's number again after a delete", ReusesAVersion),
     Mutant("last-wins", G.ONE_WINNER, "lets the last of two writers win", LastWriterWins),
-    Mutant("id-per-version", G.IDS, "gives each version an id of its own", AnIdForEachVersion),
-    Mutant("deletes-for-good", G.SOFT_DELETE, "deletes for good where it should only mark", DeletesForGood),
+    Mutant("ignores-settings", G.ONE_WINNER, "adds a version though its settings changed", IgnoresSettings),
+    Mutant("compares-texts", G.IDS, "takes two spellings of a schema for two schemas", ComparesTexts),
+    Mutant("overwrites-id", G.IMPORT, "gives an id to a second schema", OverwritesAnId),
+    Mutant("one-context", G.CONTEXTS, "counts the ids of all contexts together", OneContext),
+    Mutant("dangling", G.REFERENCES, "stores references that lead nowhere", DanglingReferences),
+    Mutant("removes-target", G.REFERENCES, "removes what others refer to", RemovesWhatIsReferredTo),
+    Mutant("zero-is-no-limit", G.PAGES, "takes a limit of 0 for none", ZeroIsNoLimit),
+    Mutant(
+        "deletes-for-good", G.SOFT_DELETE, "deletes permanently where it should only mark", DeletesForGood
+    ),
     Mutant("folds-names", G.SUBJECTS, "folds the case of subjects' names", FoldsNames),
-    Mutant("merges-metadata", G.METADATA, "merges metadata into what was there", MergesMetadata),
-    Mutant("says-yes", G.COMPATIBILITY, "calls every schema compatible", SaysYes),
-    Mutant("shares-settings", G.CONFIG, "shows the global settings as a subject's own", SharesSettings),
+    Mutant("merges-notes", G.NOTES, "merges notes into the previous notes", MergesNotes),
+    Mutant("says-yes", G.DECIDES, "decides about registrations without stating it", SaysYes),
+    Mutant("shares-settings", G.SETTINGS, "shows the global settings as a subject's own", SharesSettings),
     Mutant("forgets-deletions", G.PERSISTENT, "forgets deletions at restart", ForgetsDeletions),
 ]

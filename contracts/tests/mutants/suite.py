@@ -1,4 +1,4 @@
-"""The kits, subscribed by the one mutant that the variable MUTANT names. Run by run.py, not by itself."""
+"""The kits, applied to the mutant that the variable MUTANT names. Run by run.py, not directly."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from cdc import Application
 from queue_backend import LEASE
 
 from dimesh.capabilities import Capability
-from dimesh_contracts.bus import BusBackendContract, NewBackend
+from dimesh_contracts.bus import BusBackendContract, Factory, Hands, NewBackend
 from dimesh_contracts.cdc import CDCSourceContract, NewSource
 from dimesh_contracts.lineage import LineageSinkContract, NewSink
 from dimesh_contracts.registry import NewStore, RegistryStoreContract
+from dimesh_contracts.schema import Examples, SchemaLanguageContract
 
-# The shortest example is for people to read; a mutant needs only to be found.
+# Shrinking is for human readers; a mutant only needs to be found.
 settings.register_profile("mutants", phases=(Phase.generate,))
 settings.load_profile("mutants")
 
@@ -42,7 +43,21 @@ if KIND == "bus":
 
     class TestMutant(BusBackendContract):
         offers = stated(Path("/nonexistent"))
+        lease = LEASE
         patience = PATIENCE
+        oversized = getattr(MUTANT.make, "oversized", None)
+
+        @pytest.fixture
+        async def distant(self, tmp_path: Path) -> Any:
+            return MUTANT.make(tmp_path)
+
+        @pytest.fixture
+        async def hands(self, distant: Any) -> Hands:
+            return getattr(distant, "line", None) or Hands()
+
+        @pytest.fixture
+        def new_distant_backend(self, distant: Any) -> NewBackend:
+            return lambda: distant
 
         @pytest.fixture
         def new_backend(self, tmp_path: Path) -> NewBackend:
@@ -51,6 +66,10 @@ if KIND == "bus":
         @pytest.fixture
         def driver(self, tmp_path: Path) -> tuple[str, Mapping[str, Any]]:
             return "sqlite", {"path": str(tmp_path / "mesh.db")}
+
+        @pytest.fixture
+        def factory(self, tmp_path: Path) -> Factory:
+            return "catalogue:make", {"name": NAME, "folder": str(tmp_path)}
 
 
 elif KIND == "queues":
@@ -75,6 +94,22 @@ elif KIND == "registry":
         @pytest.fixture
         def new_store(self, tmp_path: Path) -> NewStore:
             return lambda: MUTANT.make(tmp_path)
+
+
+elif KIND == "schema":
+
+    class TestMutant(SchemaLanguageContract):  # type: ignore[no-redef]
+        patience = PATIENCE
+
+        @pytest.fixture
+        def language(self, tmp_path: Path) -> Any:
+            return MUTANT.make(tmp_path)
+
+        @pytest.fixture
+        def examples(self) -> Examples:
+            from avro_examples import EXAMPLES
+
+            return EXAMPLES
 
 
 elif KIND == "cdc":

@@ -1,4 +1,4 @@
-"""The other process of the kit's tests: publishes, consumes in group ``g``, and prints what it handled.
+"""The other process of the kit's tests: it publishes, consumes in group ``g``, and prints what it handled.
 
 ``python -m dimesh_contracts.bus.child '{"driver": …, "options": {…}, "topic": …, "count": …}'``; runs until terminated.
 """
@@ -14,7 +14,7 @@ from dimesh import Event, EventBusFactory, StartAt
 
 
 async def main(task: str) -> None:
-    """Do what the task says."""
+    """Run the task until SIGTERM."""
     wanted = json.loads(task)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

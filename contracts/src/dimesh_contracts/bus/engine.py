@@ -6,29 +6,25 @@ import asyncio
 from typing import Any
 
 from dimesh.bus.deadletter import UNDECODABLE
+from dimesh.bus.door import Operation
 from dimesh.bus.engine import EventBus
 from dimesh.bus.options import SubscriptionOptions
 from dimesh.bus.redrive import DeadLetters
 from dimesh.bus.retry import RetryPolicy
 from dimesh.capabilities import Capability
 from dimesh.errors import BackpressureError, TopicNotFoundError
-from dimesh.events import Event, EventMetadata
+from dimesh.events import Event
 from dimesh.spi.bus import Record
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
-from dimesh_contracts.bus.harness import BusHarness, NewBackend
+from dimesh_contracts.bus.harness import BusHarness, NewBackend, event
 from dimesh_contracts.contract import proves
 from dimesh_contracts.waiting import deadline, eventually, until
 
 FAST = SubscriptionOptions(retry=RetryPolicy(attempts=3, base=0.001))
 
 
-def event(payload: Any, agent: str = "a") -> Event:
-    """Of one sender, whose events stay in order."""
-    return Event("contract.event", EventMetadata(source_pillar="P", source_agent=agent), payload)
-
-
 async def dead_letters(bus: EventBus, topic: str, count: int = 1) -> list[Any]:
-    """At least ``count`` of them."""
+    """Return the dead letters of a topic once there are at least ``count``."""
 
     async def enough() -> list[Any] | None:
         try:
@@ -43,12 +39,12 @@ async def dead_letters(bus: EventBus, topic: str, count: int = 1) -> list[Any]:
 
 
 class Engine(BusHarness):
-    """Handlers that fail, hang, are cancelled, are slow."""
+    """Handlers that fail, hang, are cancelled or are slow."""
 
     @proves(G.REDELIVERY)
     async def test_a_failing_handler_is_called_again(self, new_backend: NewBackend, topic: str) -> None:
-        """With the same event and the same id; later events of its key wait. Usually wrong: a delivery that is taken for
-        handled when it was handed out.
+        """A failed event is handled again with the same id, while later events of its key wait. Usually wrong: a delivery
+        counts as handled when it was handed out.
         """
         bus = EventBus(new_backend())
         calls: list[tuple[str, int]] = []
@@ -67,8 +63,8 @@ class Engine(BusHarness):
 
     @proves(G.DEAD_LETTER, Capability.LOOK_BACK)
     async def test_what_always_fails_becomes_a_dead_letter(self, new_backend: NewBackend, topic: str) -> None:
-        """With the original bytes, and where it came from; what comes after it is handled. Usually wrong: headers lost on
-        the way; a dead letter that is acknowledged before it is stored.
+        """A dead letter holds the original bytes and the origin of its event, and what follows the event is handled. Usually
+        wrong: headers are lost on the way; a dead letter is acknowledged before it is stored.
         """
         bus = EventBus(new_backend())
         handled: list[Any] = []
@@ -100,7 +96,11 @@ class Engine(BusHarness):
         handled: list[Any] = []
         await bus.subscribe(topic, lambda e: handled.append(e.payload), options=FAST)
         raw = [(b"\xff\x00junk", b"\x00payload"), (b"", b""), (b"{" * 300, b"}" * 70_000)]
-        await bus.backend.append(topic, [Record.stored(h, p, "P:a", "t", "p", "normal") for h, p in raw])
+        await bus.door.append(
+            topic,
+            [Record.stored(h, p, "P:a", "t", "p", "normal") for h, p in raw],
+            operation=Operation.PUBLISH,
+        )
         await bus.publish(topic, event("good"))
         entries = await dead_letters(bus, topic, 3)
         assert [
@@ -111,8 +111,8 @@ class Engine(BusHarness):
 
     @proves(G.HANDLED_BEFORE_COMMIT, Capability.GROUPS)
     async def test_the_position_waits_for_the_handlers(self, new_backend: NewBackend, topic: str) -> None:
-        """While one event is being handled, nothing at or after it is committed, whatever is done around it. Usually
-        wrong: commits of what was received; a commit past a hole.
+        """While an event is being handled, nothing at or after it is committed, whatever else happens. Usually wrong: what
+        was received is committed; a commit passes a hole.
         """
         bus = EventBus(new_backend())
         gate = asyncio.Event()
@@ -124,18 +124,18 @@ class Engine(BusHarness):
             handled.append(e.payload)
 
         async def lag() -> int:
-            return sum(g.lag or 0 for g in await bus.backend.groups() if g.topic == topic)
+            return sum(g.lag or 0 for g in await bus.door.groups() if g.topic == topic)
 
         await bus.subscribe(topic, handle, "g")
         receipts = [await bus.publish(topic, event(n, f"agent-{n}")) for n in range(10)]
         await until(lambda: len(handled) == 9)
-        await asyncio.sleep(bus.backend.commit_interval * 2)
+        await asyncio.sleep(bus.door.commit_interval * 2)
         if self.family == "log":
             held = receipts[3].position
             assert held is not None
             same = [r for r in receipts[3:] if r.position and r.position.partition == held.partition]
             assert await lag() >= len(same)
-            for info in await bus.backend.groups():
+            for info in await bus.door.groups():
                 if (info.topic, info.partition) == (topic, held.partition):
                     assert info.committed is None or info.committed <= held.offset
         gate.set()
@@ -144,11 +144,11 @@ class Engine(BusHarness):
 
     @proves(G.CANCELLATION, Capability.GROUPS)
     async def test_a_cancelled_handler_has_not_handled(self, new_backend: NewBackend, topic: str) -> None:
-        """A bus that is closed in haste commits only what is done; the rest comes again to the next one. Usually wrong:
-        CancelledError caught with the others, and the event taken for handled.
+        """A bus that is closed in haste commits only what is done; the next one handles the rest. Usually wrong:
+        CancelledError is caught with all others, and the event counts as handled.
         """
         backend = new_backend()
-        bus = EventBus(backend)
+        bus = EventBus(backend, drain_timeout=0.01)
         began = asyncio.Event()
 
         async def hang(e: Event) -> None:
@@ -161,10 +161,9 @@ class Engine(BusHarness):
             await began.wait()
         found: list[Any] = []
         if Capability.DURABLE in backend.capabilities:
-            await bus.close(timeout=0.01)
+            await bus.close()
             bus = EventBus(new_backend())
         else:
-            bus._drain_timeout = 0.01
             await bus.unsubscribe("g")
         await bus.subscribe(topic, lambda e: found.append(e.payload), "g")
         await until(lambda: found == ["held"])
@@ -172,8 +171,8 @@ class Engine(BusHarness):
 
     @proves(G.DRAIN, Capability.GROUPS)
     async def test_closing_finishes_and_commits(self, new_backend: NewBackend, topic: str) -> None:
-        """Handlers that run are waited for, and what they did does not come again. Usually wrong: the last commit is sent
-        after the stream has left.
+        """Closing waits for running handlers, and what they handled is not delivered again. Usually wrong: the last commit
+        is sent after the stream has left the group.
         """
         backend = new_backend()
         bus = EventBus(backend)
@@ -200,9 +199,9 @@ class Engine(BusHarness):
 
     @proves(G.TRANSACTION, Capability.GROUPS, Capability.LOOK_BACK, Capability.KEY_ORDER)
     async def test_what_a_handler_returns_is_published(self, new_backend: NewBackend, topic: str) -> None:
-        """In the order of each key, also through retries and a restart of the subscription; what fails for good produces
-        nothing. With ``transactions`` each is there once. Usually wrong: what a handler returned before it was retried is
-        published too.
+        """What handlers return is published in the order of each key, also after retries and a restart of the subscription;
+        what fails for good produces nothing. With ``transactions`` each event is published once. Usually wrong: what a
+        handler returned before it was retried is published, too.
         """
         bus = EventBus(new_backend())
         tries: dict[int, int] = {}
@@ -232,8 +231,8 @@ class Engine(BusHarness):
 
     @proves(G.BACK_PRESSURE)
     async def test_a_slow_consumer_is_not_flooded(self, new_small_backend: NewBackend, topic: str) -> None:
-        """The subscription holds no more than it was told; everything that was taken is handled in the end. Usually wrong:
-        an unbounded queue between backend and handler; a full one that drops.
+        """The subscription holds no more than its bound, and everything that was received is handled in the end. Usually
+        wrong: an unbounded queue between backend and handler; a full queue that drops.
         """
         bus = EventBus(new_small_backend())
         gate = asyncio.Event()
@@ -258,7 +257,7 @@ class Engine(BusHarness):
             except BackpressureError:
                 break
         await until(lambda: running > 0)
-        assert bus.subscription(next(iter(bus.stats()))).in_flight <= 5
+        assert bus.subscription(next(iter(bus.stats()))).in_flight.count <= 5
         gate.set()
         async with deadline(2):
             await bus.idle()
@@ -269,8 +268,8 @@ class Engine(BusHarness):
 
     @proves(G.KEY_ORDER, Capability.KEY_ORDER)
     async def test_order_holds_through_retries(self, new_backend: NewBackend, topic: str) -> None:
-        """Events of one key are handled one at a time and in order, although some fail at first. Usually wrong: a retry
-        that is appended at the end.
+        """Events of one key are handled one at a time and in order, although some fail at first. Usually wrong: a retry is
+        appended at the end.
         """
         bus = EventBus(new_backend())
         tries: dict[Any, int] = {}

@@ -9,7 +9,16 @@ import pytest
 from dimesh.capabilities import Capability
 from dimesh.errors import BusError, FencedError, TopicNotFoundError
 from dimesh.events import EventPriority
-from dimesh.spi.bus import Attempts, Batch, BusBackend, Filter, StartAt, TopicConfig
+from dimesh.spi.bus import (
+    Attempts,
+    Batch,
+    BusBackend,
+    Filter,
+    KeptAttempts,
+    Position,
+    StartAt,
+    TopicConfig,
+)
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
 from dimesh_contracts.bus.harness import BusHarness, Reader, payloads, record
 from dimesh_contracts.contract import proves
@@ -17,11 +26,13 @@ from dimesh_contracts.waiting import deadline, eventually
 
 
 class Groups(BusHarness):
-    """What belongs to a group and not to a reader."""
+    """Everything that belongs to a group rather than to a reader."""
 
     @proves(G.COMMIT, Capability.GROUPS)
     async def test_a_group_goes_on_at_its_commit(self, backend: BusBackend, topic: str) -> None:
-        """What was committed does not come again; what was not does. Usually wrong: committing at receive; off by one."""
+        """What was committed is not delivered again; what was not committed is. Usually wrong: a commit at receive; off by
+        one.
+        """
         reader = await self.open_reader(backend, topic, "g")
         await backend.append(topic, [record(n) for n in range(4)])
         await reader.take(2, limit=2)
@@ -34,8 +45,8 @@ class Groups(BusHarness):
 
     @proves(G.AT_LEAST_ONCE, Capability.GROUPS)
     async def test_what_was_not_committed_comes_again(self, backend: BusBackend, topic: str) -> None:
-        """To the next member, in order, as often as nobody commits. Usually wrong: a position that moves with the reading;
-        a lease that is taken for an acknowledgement.
+        """The next member gets it, in order, as often as nobody commits. Usually wrong: a position that moves with reading;
+        a lease that counts as an acknowledgement.
         """
         first = await self.open_reader(backend, topic, "g")
         await backend.append(topic, [record(n) for n in range(5)])
@@ -50,7 +61,7 @@ class Groups(BusHarness):
     async def test_a_group_gets_what_came_while_nobody_was_there(
         self, backend: BusBackend, topic: str
     ) -> None:
-        """A group exists from its first subscription on. Usually wrong: LATEST applied to a group that has a position."""
+        """A group exists from its first subscription on. Usually wrong: LATEST is applied to a group that has a position."""
         await (await self.open_reader(backend, topic, "g")).close()
         await backend.append(topic, [record("meanwhile")])
         reader = await self.open_reader(backend, topic, "g")
@@ -59,8 +70,8 @@ class Groups(BusHarness):
 
     @proves(G.INDEPENDENT, Capability.GROUPS)
     async def test_groups_do_not_touch_each_other(self, backend: BusBackend, topic: str) -> None:
-        """Each group gets everything, whatever the others receive and commit. Usually wrong: a position kept by topic
-        alone; one group's members counted as another's.
+        """Each group gets everything, whatever the others receive and commit. Usually wrong: a position stored by topic
+        only; the members of one group counted as another's.
         """
         one = await self.open_reader(backend, topic, "one")
         two = await self.open_reader(backend, topic, "two")
@@ -76,7 +87,7 @@ class Groups(BusHarness):
 
     @proves(G.LAG, Capability.GROUPS, Capability.COUNTED_LAG)
     async def test_lag_counts_what_is_not_committed(self, backend: BusBackend, topic: str) -> None:
-        """Usually wrong: lag by what was received; a group without members that is not listed."""
+        """Usually wrong: lag computed from what was received; a group without members is not listed."""
 
         async def lag() -> int:
             found = [g for g in await backend.groups() if g.topic == topic and g.group == "g"]
@@ -99,7 +110,7 @@ class Groups(BusHarness):
 
     @proves(G.COMMIT, Capability.GROUPS, family="log")
     async def test_a_commit_never_goes_back(self, backend: BusBackend, topic: str) -> None:
-        """Usually wrong: commits of two moments stored in the order of their arrival."""
+        """Usually wrong: two commits are stored in the order of their arrival."""
         reader = await self.open_reader(backend, topic, "g")
         await backend.append(topic, [record(n) for n in range(3)])
         got = await reader.take(3)
@@ -114,8 +125,8 @@ class Groups(BusHarness):
     async def test_a_commit_covers_what_is_below_it_and_no_more(
         self, backend: BusBackend, topic: str
     ) -> None:
-        """The offset is that of the next record to be handled. Usually wrong: taken for the last one handled, which skips
-        a record, or repeats one.
+        """The offset is that of the next record to be handled. Usually wrong: it is read as the last one handled, which
+        skips or repeats a record.
         """
         reader = await self.open_reader(backend, topic, "g")
         await backend.append(topic, [record(n) for n in range(6)])
@@ -128,7 +139,9 @@ class Groups(BusHarness):
 
     @proves(G.COMMIT, Capability.GROUPS, Capability.LOOK_BACK)
     async def test_a_new_group_begins_where_it_asks(self, backend: BusBackend, topic: str) -> None:
-        """And an old one where it was, unless it is reset. Usually wrong: ``start`` obeyed by an old group."""
+        """A new group starts at ``start``; an old one continues, unless it is reset. Usually wrong: an old group obeys
+        ``start``.
+        """
         await backend.append(topic, [record(n) for n in range(3)])
         reader = await self.open_reader(backend, topic, "g", StartAt.EARLIEST)
         assert payloads(await reader.take(3)) == [0, 1, 2]
@@ -145,7 +158,7 @@ class Groups(BusHarness):
     async def test_what_is_filtered_out_does_not_hold_up_a_group(
         self, backend: BusBackend, topic: str
     ) -> None:
-        """The position passes what the filter left out: else a group that wants nothing of what comes would lag for
+        """The position passes what the filter left out: otherwise a group that wants none of the new records would lag for
         ever. Usually wrong: ``next_offset`` of the last record delivered.
         """
         wanted = Filter(frozenset({"good.kind"}), frozenset({"P"}), frozenset({"high"}))
@@ -175,8 +188,8 @@ class Groups(BusHarness):
 
     @proves(G.GROUP_SHARING, Capability.GROUPS, Capability.TOPIC_ADMIN, family="log")
     async def test_members_share_and_hand_over(self, backend: BusBackend, topic: str) -> None:
-        """Two members get disjoint partitions; what one gives up, the other gets from the commit on. Usually wrong: a
-        partition delivered to both, or to none, while it moves.
+        """Two members get disjoint partitions; one gets what the other gives up, from its commit on. Usually wrong: a
+        partition is delivered to both, or to neither, while it moves.
         """
         await backend.create_topic(topic, TopicConfig(partitions=4))
         one = await self.open_reader(backend, topic, "g")
@@ -213,8 +226,8 @@ class Groups(BusHarness):
     async def test_keys_keep_their_order_while_members_come_and_go(
         self, backend: BusBackend, topic: str
     ) -> None:
-        """First deliveries of each key are in order and complete, although its partition changes hands. Usually wrong: the
-        new owner begins before the old one has committed, or after records that nobody had.
+        """The first deliveries of each key are in order and complete, although its partition moves. Usually wrong: the new
+        owner starts before the old one has committed, or after records that nobody got.
         """
         await backend.create_topic(topic, TopicConfig(partitions=3))
         firsts: dict[str, list[int]] = {f"key-{k}": [] for k in range(6)}
@@ -269,18 +282,23 @@ class Groups(BusHarness):
 
     @proves(G.ATTEMPTS, Capability.GROUPS, Capability.DURABLE_ATTEMPTS)
     async def test_attempts_belong_to_the_group(self, backend: BusBackend, topic: str) -> None:
-        """The count of failed attempts is there for the next member, and gone when it is told to be. Usually wrong: kept
-        with the stream; counted for another group too.
+        """The next member sees the count of failed attempts, until the count is deleted; so do others, if the backend reports
+        it. Usually wrong: it is kept with the stream; it counts for another group, too.
         """
         reader = await self.open_reader(backend, topic, "g")
         other = await self.open_reader(backend, topic, "other")
         await backend.append(topic, [record(1), record(2)])
-        (delivery, _) = await reader.take(2)
+        (delivery, second) = await reader.take(2)
         await reader.stream.save_attempts(delivery, Attempts(2, 1_700_000_000.0))
         await reader.close()
         again = await self.open_reader(backend, topic, "g")
         batch = await first_batch(again)
         assert dict(batch.attempts) == {delivery.offset: Attempts(2, 1_700_000_000.0)}
+        if isinstance(backend, KeptAttempts):
+            places = [Position(d.partition, d.offset) for d in (delivery, second)]
+            reported = await backend.read_attempts(topic, "g", places)
+            assert reported == {places[0]: Attempts(2, 1_700_000_000.0)}
+            assert not await backend.read_attempts(topic, "other", places)
         await again.stream.save_attempts(delivery, Attempts(3, 1_700_000_000.0))
         await again.stream.save_attempts(delivery, None)
         await again.close()
@@ -290,10 +308,29 @@ class Groups(BusHarness):
         assert not (await first_batch(other)).attempts
         await other.close()
 
+    @proves(G.ATTEMPTS, Capability.GROUPS, Capability.DURABLE_ATTEMPTS, Capability.LOOK_BACK)
+    async def test_a_group_that_is_moved_has_all_attempts_again(
+        self, backend: BusBackend, topic: str
+    ) -> None:
+        """Setting a position deletes the counts of failed attempts, of that group alone. Usually wrong: an event that is handled
+        again is dead-lettered after fewer attempts than the policy has, since the attempts before the move count.
+        """
+        await backend.append(topic, [record(1)])
+        for group in ("g", "other"):
+            reader = await self.open_reader(backend, topic, group, StartAt.EARLIEST)
+            (delivery,) = await reader.take(1)
+            await reader.stream.save_attempts(delivery, Attempts(2, 1_700_000_000.0))
+            await reader.close()
+        await backend.seek_group(topic, "g", StartAt.EARLIEST)
+        for group, kept in (("g", {}), ("other", {delivery.offset: Attempts(2, 1_700_000_000.0)})):
+            again = await self.open_reader(backend, topic, group)
+            assert dict((await first_batch(again)).attempts) == kept
+            await again.close()
+
     @proves(G.SEEK, Capability.GROUPS, Capability.LOOK_BACK)
     async def test_seek(self, backend: BusBackend, topic: str) -> None:
-        """Back and forward; refused while it has members. Usually wrong: a member that goes on as if nothing had happened,
-        and commits over it.
+        """A group without members moves back and forward; one with members is refused. Usually wrong: a member continues as
+        before, and commits over the new position.
         """
         reader = await self.open_reader(backend, topic, "g")
         await backend.append(topic, [record(n) for n in range(5)])
@@ -315,7 +352,7 @@ class Groups(BusHarness):
 
     @proves(G.SEEK, Capability.GROUPS, Capability.REPLAY)
     async def test_seek_to_a_position(self, backend: BusBackend, topic: str) -> None:
-        """It begins with the record at the offset. Usually wrong: off by one."""
+        """The group starts with the record at the offset. Usually wrong: off by one."""
         await (await self.open_reader(backend, topic, "g")).close()
         positions = await backend.append(topic, [record(n) for n in range(5)])
         assert positions[3] is not None
@@ -326,7 +363,7 @@ class Groups(BusHarness):
 
 
 async def first_batch(reader: Reader) -> Batch:
-    """The first batch that delivers anything."""
+    """Return the first batch with deliveries."""
     async with deadline():
         while True:
             for batch in await reader.stream.receive(10):

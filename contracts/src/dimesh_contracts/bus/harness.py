@@ -1,4 +1,4 @@
-"""What the tests of the kit are written with: records, and a reader that plays the engine's part."""
+"""The helpers of the kit's tests: records, and a reader in place of the engine."""
 
 from __future__ import annotations
 
@@ -16,24 +16,32 @@ from dimesh_contracts.contract import Contract
 from dimesh_contracts.waiting import deadline
 
 NewBackend = Callable[..., BusBackend]
-"""Makes a backend, not opened."""
+"""Makes a backend that is not open."""
+
+Factory = tuple[str, Mapping[str, Any]]
+"""The importable name of a function that makes a backend which is not open, and its keyword arguments."""
 
 QUIET = 0.15
-"""Seconds that nothing has to come in, where a test shows that nothing comes."""
+"""The seconds without a delivery after which a test concludes that nothing is delivered."""
 
 
 def record(payload: Any = None, key: str = "k", kind: str = "contract.event", **metadata: Any) -> Record:
-    """A record of a fresh event."""
+    """Return a record of a new event."""
     return Record.of(Event(kind, EventMetadata(**metadata), payload), key)
 
 
+def event(payload: Any, agent: str = "a") -> Event:
+    """Return an event of one sender, whose events keep their order."""
+    return Event("contract.event", EventMetadata(source_pillar="P", source_agent=agent), payload)
+
+
 def payloads(deliveries: Sequence[Delivery]) -> list[Any]:
-    """What the events carry."""
+    """Return the payloads of deliveries."""
     return [delivery.record.event.payload for delivery in deliveries]
 
 
 class Listener:
-    """Stands for the engine: knows what it owns, and commits when partitions are taken away."""
+    """A listener in place of the engine: it knows which partitions it owns, and commits when they are revoked."""
 
     def __init__(self) -> None:
         self.owned: dict[int, int] = {}
@@ -43,12 +51,12 @@ class Listener:
         self.log: list[tuple[str, tuple[int, ...]]] = []
 
     async def assigned(self, partitions: Mapping[int, int]) -> None:
-        """Ours now."""
+        """Record partitions that were assigned."""
         self.log.append(("assigned", tuple(partitions)))
         self.owned.update(partitions)
 
     async def revoked(self, partitions: Sequence[int]) -> None:
-        """Commit what was handled of them."""
+        """Commit what was handled of the partitions."""
         self.log.append(("revoked", tuple(partitions)))
         if self.stream is not None:
             done = {p: at for p, at in self.handled.items() if p in partitions}
@@ -57,7 +65,7 @@ class Listener:
         self._drop(partitions)
 
     def lost(self, partitions: Sequence[int]) -> None:
-        """Somebody else's already."""
+        """Record partitions that another member has already."""
         self.log.append(("lost", tuple(partitions)))
         self.lost_partitions += partitions
         self._drop(partitions)
@@ -80,7 +88,7 @@ class Reader:
         listener.stream = stream
 
     async def take(self, count: int, limit: int = 1_000, times: float = 1.0) -> list[Delivery]:
-        """Receive until there are ``count`` more deliveries, and no more than these."""
+        """Receive ``count`` more deliveries, and no more than these."""
         found: list[Delivery] = []
         async with deadline(times):
             while len(found) < count:
@@ -94,7 +102,7 @@ class Reader:
         return found
 
     async def nothing(self, seconds: float = QUIET) -> None:
-        """Assert that no delivery comes."""
+        """Assert that nothing is delivered."""
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -107,7 +115,7 @@ class Reader:
             pass
 
     async def commit(self) -> None:
-        """Commit (or acknowledge) everything received."""
+        """Commit or acknowledge everything that was received."""
         if self._queue:
             await self.stream.acknowledge(self._unacknowledged)
             self._unacknowledged = []
@@ -127,8 +135,14 @@ class Reader:
             except FencedError:
                 pass  # it has moved on: its next owner gets these again
 
+    async def look(self) -> None:
+        """Receive until the stream is closed, and commit nothing."""
+        while batches := await self.stream.receive(10):
+            for batch in batches:
+                self.got += batch.deliveries
+
     async def close(self) -> None:
-        """Leave."""
+        """Release what was not acknowledged, and leave."""
         if self._queue and self._unacknowledged:
             await self.stream.release(self._unacknowledged)
             self._unacknowledged = []
@@ -138,37 +152,67 @@ class Reader:
 class BusHarness(Contract):
     """Fixtures and helpers of the kit. Every test has a topic of its own, so that tests may share a broker."""
 
+    lease = 10.0
+    """The seconds without a sign of life after which ``new_backend`` takes a member for dead and delivers elsewhere what it had;
+    any short time where nothing depends on such a sign. Some tests wait longer than that."""
     max_payload = 10_000_000
-    """Bytes of the largest payload that the backend takes."""
+    """The bytes of the largest payload that the backend accepts."""
+    oversized: int | None = None
+    """The bytes of a payload that the backend refuses for good; None if it has no limit that a test can reach."""
+    max_text = 4_096
+    """The bytes of the longest ordering key that the backend accepts, up to 4,096; what is longer is refused."""
 
     @pytest.fixture
     def new_backend(self) -> NewBackend:
-        """Makes a backend, not opened. Called again it makes one over the same storage, as another process would; a
-        backend that keeps nothing beyond its instance may return a fresh one.
+        """Return a function that makes a backend which is not open. Called again it makes one over the same storage, as
+        another process would; a backend that stores nothing beyond its instance may return a new one.
         """
         raise NotImplementedError("give your test class a new_backend fixture")
 
     @pytest.fixture
     def new_small_backend(self, new_backend: NewBackend) -> NewBackend:
-        """Makes a backend whose buffers hold a hundred records, where that can be set; else an ordinary one."""
+        """Return a function that makes a backend whose buffers hold a hundred records, where that can be set; otherwise an
+        ordinary one.
+        """
         return new_backend
 
     @pytest.fixture
     def driver(self) -> tuple[str, Mapping[str, Any]]:
-        """Name and options by which another process reaches what ``new_backend`` makes; with MULTI_PROCESS."""
-        raise NotImplementedError("a backend that offers multi-process needs the fixture 'driver'")
+        """Return the name and options by which another process reaches what ``new_backend`` makes; needed for MULTI_PROCESS, and
+        for DURABLE without a ``factory``.
+        """
+        raise NotImplementedError(
+            "a backend that offers 'multi-process' needs the fixture 'driver', one that offers 'durable' needs "
+            "'factory' or 'driver'"
+        )
+
+    @pytest.fixture
+    def factory(self, driver: tuple[str, Mapping[str, Any]]) -> Factory:
+        """Return the function by which another process makes what ``new_backend`` makes: an importable name,
+        ``package.module:function``, and keyword arguments for it that JSON can express. It is needed for DURABLE. By default it
+        is the driver; a backend without an entry point needs a fixture of its own.
+        """
+        name, options = driver
+        return "dimesh_contracts.bus.victim:from_driver", {"driver": name, "options": dict(options)}
+
+    @pytest.fixture
+    def hasty_factory(self, factory: Factory) -> Factory:
+        """Return the same, for members that are evicted a second or two after they stopped, where that can be set."""
+        return factory
 
     @pytest.fixture
     async def backend(self, new_backend: NewBackend) -> AsyncIterator[BusBackend]:
-        """An open one."""
+        """Open a backend, and close it after the test."""
         made = new_backend()
-        await made.open()
+        async with deadline():
+            await made.open()
         yield made
-        await made.close()
+        async with deadline():
+            await made.close()
 
     @pytest.fixture
     def topic(self) -> str:
-        """A name that nobody used before."""
+        """Return a name that no other test uses."""
         return f"contract.{uuid4().hex[:12]}"
 
     @staticmethod
@@ -177,10 +221,12 @@ class BusHarness(Contract):
         topic: str,
         group: str | None = None,
         start: Start = StartAt.LATEST,
+        *,
+        listener: Listener | None = None,
         **options: Any,
     ) -> Reader:
-        """Subscribe."""
-        listener = Listener()
+        """Open a stream."""
+        listener = listener or Listener()
         member = f"member-{uuid4().hex[:6]}"
         stream = await backend.subscribe(Subscribe(topic, group, member, start, **options), listener)
         return Reader(stream, listener, backend.family == "queue")

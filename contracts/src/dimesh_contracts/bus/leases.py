@@ -19,13 +19,10 @@ from dimesh_contracts.waiting import until
 class Leases(BusHarness):
     """What a queue has in place of offsets."""
 
-    lease = 10.0
-    """Seconds for which ``new_backend`` leases a delivery; a test waits longer than that."""
-
     @proves(G.LEASE, Capability.NATIVE_LEASE, Capability.GROUPS, family="queue")
     async def test_what_is_released_comes_again(self, backend: BusBackend, topic: str) -> None:
-        """To the same group, also to the same member, and not before the delay. Usually wrong: a release taken for an
-        acknowledgement; a delay that is ignored.
+        """A released delivery is delivered again to the same group, even to the same member, and not before its delay.
+        Usually wrong: a release counts as an acknowledgement; a delay is ignored.
         """
         reader = await self.open_reader(backend, topic, "g")
         await backend.append(topic, [record("now", "a"), record("later", "b"), record("kept", "c")])
@@ -47,8 +44,8 @@ class Leases(BusHarness):
 
     @proves(G.COMMIT, Capability.NATIVE_LEASE, Capability.GROUPS, family="queue")
     async def test_each_is_acknowledged_for_itself(self, backend: BusBackend, topic: str) -> None:
-        """In any order; what was not acknowledged comes again, and nothing else. Usually wrong: an acknowledgement taken
-        for a position.
+        """Deliveries are acknowledged in any order; exactly those that were not acknowledged are delivered again. Usually
+        wrong: an acknowledgement is read as a position.
         """
         reader = await self.open_reader(backend, topic, "g")
         await backend.append(topic, [record(n, f"k{n}") for n in range(10)])
@@ -64,8 +61,8 @@ class Leases(BusHarness):
 
     @proves(G.LEASE, Capability.NATIVE_LEASE, Capability.GROUPS, family="queue")
     async def test_members_share(self, backend: BusBackend, topic: str) -> None:
-        """Each delivery goes to one member, and what a member leaves goes to another. Usually wrong: a member that takes its
-        leases with it.
+        """Each delivery goes to one member; what a member leaves goes to another. Usually wrong: the leases of a member that
+        has left stay.
         """
         one, two = await self.open_reader(backend, topic, "g"), await self.open_reader(backend, topic, "g")
         received: dict[Reader, list[Delivery]] = {one: [], two: []}
@@ -93,8 +90,8 @@ class Leases(BusHarness):
 
     @proves(G.LEASE, Capability.NATIVE_LEASE, Capability.GROUPS, family="queue")
     async def test_a_lease_lasts_as_long_as_it_is_held(self, backend: BusBackend, topic: str) -> None:
-        """A handler may take longer than the lease: nothing comes again meanwhile. Usually wrong: leases that are not
-        extended; extended only while something is received.
+        """A handler may take longer than the lease, and nothing is delivered again meanwhile. Usually wrong: leases are not
+        extended, or only while something is received.
         """
         reader = await self.open_reader(backend, topic, "g")
         await backend.append(topic, [record("held")])
@@ -108,7 +105,9 @@ class Leases(BusHarness):
 
     @proves(G.CONFIRMED, Capability.CONFIRMED_ACKS, Capability.GROUPS, family="queue")
     async def test_a_lapsed_lease_cannot_be_acknowledged(self, backend: BusBackend, topic: str) -> None:
-        """Who has it now can; the others of the call are taken. Usually wrong: an acknowledgement by the message's id."""
+        """The member that has the delivery now can acknowledge it, and the other deliveries of the call are acknowledged.
+        Usually wrong: an acknowledgement by the id of the message.
+        """
         one = await self.open_reader(backend, topic, "g")
         await backend.append(topic, [record("passed on", "a"), record("done", "b")])
         got = {d.record.event.payload: d for d in await one.take(2)}

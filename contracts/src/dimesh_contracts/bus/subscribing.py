@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +12,22 @@ import pytest
 
 from dimesh.capabilities import Capability
 from dimesh.errors import TopicNotFoundError
-from dimesh.spi.bus import BusBackend, Filter, StartAt
+from dimesh.spi.bus import BusBackend, Filter, StartAt, TopicConfig
 from dimesh_contracts.bus.guarantees import BusGuarantee as G
 from dimesh_contracts.bus.harness import BusHarness, NewBackend, payloads, record
 from dimesh_contracts.contract import proves
-from dimesh_contracts.waiting import deadline, eventually, later_than
+from dimesh_contracts.limit import pending
+from dimesh_contracts.waiting import deadline, eventually, later_than, patience
+
+
+def tasks() -> int:
+    """Return the number of tasks of the loop."""
+    return len(asyncio.all_tasks())
+
+
+def descriptors() -> int:
+    """Return the number of open files and sockets; 0 where the system does not list them."""
+    return len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 0
 
 
 class Subscribing(BusHarness):
@@ -22,7 +35,7 @@ class Subscribing(BusHarness):
 
     @proves(G.LATEST)
     async def test_latest_sees_everything_appended_after_it(self, backend: BusBackend, topic: str) -> None:
-        """Usually wrong: a subscription that becomes active some time after ``subscribe`` returned."""
+        """Usually wrong: a subscription becomes active some time after ``subscribe`` returned."""
         await backend.append(topic, [record("before")])
         for n in range(5):
             reader = await self.open_reader(backend, topic)
@@ -32,7 +45,7 @@ class Subscribing(BusHarness):
 
     @proves(G.INDEPENDENT)
     async def test_lone_readers_each_see_everything(self, backend: BusBackend, topic: str) -> None:
-        """Streams without a group do not share. Usually wrong: a group made up behind the scenes, and used twice."""
+        """Streams without a group do not share records. Usually wrong: a hidden group that is used twice."""
         one, two = await self.open_reader(backend, topic), await self.open_reader(backend, topic)
         await backend.append(topic, [record(n, f"k{n}") for n in range(20)])
         # Both before either closes: what a member leaves would go to the other, were they one group.
@@ -43,7 +56,7 @@ class Subscribing(BusHarness):
 
     @proves(G.INDEPENDENT)
     async def test_topics_do_not_mix(self, backend: BusBackend, topic: str) -> None:
-        """Names that are alike are different topics. Usually wrong: a prefix match, names folded to one case."""
+        """Similar names are different topics. Usually wrong: a prefix match; names folded to one case."""
         names = [
             topic,
             f"{topic}.x",
@@ -77,7 +90,7 @@ class Subscribing(BusHarness):
 
     @proves(G.CANCELLATION)
     async def test_a_cancelled_receive_loses_nothing(self, backend: BusBackend, topic: str) -> None:
-        """Usually wrong: a record taken from a buffer before the await that is cancelled."""
+        """Usually wrong: a record is removed from a buffer before the await that is cancelled."""
         reader = await self.open_reader(backend, topic)
         for n in range(30):
             waiting = asyncio.create_task(reader.stream.receive(1))
@@ -95,6 +108,51 @@ class Subscribing(BusHarness):
         assert payloads(reader.got) == list(range(30))
         await reader.close()
 
+    @proves(G.CANCELLATION)
+    async def test_a_cancelled_receive_ends(self, backend: BusBackend, topic: str) -> None:
+        """A ``receive`` that waits ends when it is cancelled, wherever it is at that moment: closing a bus relies on it. Usually
+        wrong: a client library catches the cancellation as one more error, and the loop around it goes on.
+        """
+        reader = await self.open_reader(backend, topic)
+        for n in range(30):
+            waiting = asyncio.create_task(reader.stream.receive(1))
+            for _ in range(n):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            done, _ = await asyncio.wait({waiting}, timeout=patience(0.5))
+            assert done, f"the {n + 1}. receive goes on although it was cancelled"
+        await reader.close()
+
+    @proves(G.NOTHING_LEFT)
+    async def test_closed_streams_leave_nothing_behind(self, backend: BusBackend, topic: str) -> None:
+        """After subscriptions that came and went there are as many tasks, and as many open files and sockets, as before them.
+        Usually wrong: a task or a connection for each subscription, which ``close`` forgets.
+        """
+        groups = Capability.GROUPS in backend.capabilities
+
+        async def come_and_go(times: int) -> None:
+            for _ in range(times):
+                for group in (None, "g") if groups else (None,):
+                    reader = await self.open_reader(backend, topic, group)
+                    await backend.append(topic, [record()])
+                    await reader.take(1)
+                    await reader.commit()
+                    await reader.close()
+
+        await come_and_go(3)  # pools and caches fill
+        before = tasks(), descriptors()
+        await come_and_go(8)
+
+        async def few() -> bool:
+            # Fewer than one for each: what ends a moment later is not left behind.
+            return tasks() < before[0] + 8 and descriptors() < before[1] + 8
+
+        try:
+            await eventually(few, 0.5)
+        except TimeoutError:
+            kind = "tasks" if tasks() >= before[0] + 8 else "open files and sockets"
+            raise AssertionError(f"8 subscriptions came and went, and left {kind}:\n{pending()}") from None
+
     @proves(G.CLOSED)
     async def test_closing_ends_receive_and_may_be_repeated(self, backend: BusBackend, topic: str) -> None:
         """A waiting ``receive`` returns nothing when the stream is closed. Usually wrong: it waits for ever."""
@@ -109,8 +167,8 @@ class Subscribing(BusHarness):
 
     @proves(G.CLOSED)
     async def test_a_closed_stream_delivers_nothing_more(self, backend: BusBackend, topic: str) -> None:
-        """Neither what waited in its buffer nor what comes later. Usually wrong: a buffer that is still emptied, a callback
-        that is still registered.
+        """Neither its buffer nor later records are delivered. Usually wrong: the buffer is still emptied; a callback is
+        still registered.
         """
         reader = await self.open_reader(backend, topic)
         await backend.append(topic, [record(n) for n in range(10)])
@@ -122,7 +180,7 @@ class Subscribing(BusHarness):
 
     @proves(G.INDEPENDENT)
     async def test_subscribing_and_closing_at_once(self, backend: BusBackend, topic: str) -> None:
-        """Many streams come and go while records flow. Usually wrong: a set changed while it is walked."""
+        """Many streams open and close while records flow. Usually wrong: a set is changed during its iteration."""
 
         async def come_and_go() -> None:
             for _ in range(5):
@@ -140,8 +198,8 @@ class Subscribing(BusHarness):
 
     @proves(G.CAUGHT_UP)
     async def test_caught_up(self, backend: BusBackend, topic: str) -> None:
-        """``caught_up`` is false while something waits to be received, and true afterwards: closing relies on it. Usually
-        wrong: true while a fetch is on its way.
+        """``caught_up`` is false while a published record waits to be received, and true afterwards: closing relies on it.
+        Usually wrong: true while a fetch is in flight.
         """
         reader = await self.open_reader(backend, topic)
         await backend.append(topic, [record(1)])
@@ -156,7 +214,7 @@ class Subscribing(BusHarness):
 
     @proves(G.FILTER, Capability.FILTER_PUSHDOWN)
     async def test_a_filter_leaves_out_what_it_does_not_want(self, backend: BusBackend, topic: str) -> None:
-        """Sets are or-ed inside and and-ed between. Usually wrong: or between; an empty set that wants nothing."""
+        """One of each set must match, and all sets must. Usually wrong: one of all sets; an empty set that matches nothing."""
         wanted = Filter(event_types=frozenset({"a.one", "a.two"}), pillars=frozenset({"P"}))
         reader = await self.open_reader(backend, topic, filter=wanted)
         await backend.append(
@@ -175,7 +233,7 @@ class Subscribing(BusHarness):
 
     @proves(G.REPLAY, Capability.REPLAY)
     async def test_start_at_the_earliest_and_at_a_position(self, backend: BusBackend, topic: str) -> None:
-        """Then it goes on with what comes. Usually wrong: off by one; a hole or a repeat between old and new."""
+        """The stream continues with new records. Usually wrong: off by one; a hole or a repeat between old and new records."""
         positions = await backend.append(topic, [record(n) for n in range(10)])
         reader = await self.open_reader(backend, topic, start=StartAt.EARLIEST)
         assert payloads(await reader.take(10)) == list(range(10))
@@ -190,8 +248,8 @@ class Subscribing(BusHarness):
 
     @proves(G.REPLAY, Capability.REPLAY)
     async def test_replay_while_records_flow(self, backend: BusBackend, topic: str) -> None:
-        """Streams that begin at the earliest while others publish see each record once and in order. Usually wrong: a gap
-        where reading the store ends and listening begins.
+        """Streams that start at the earliest while others publish see each record once and in order. Usually wrong: a gap
+        between the end of reading the store and the beginning of listening.
         """
         pending = [asyncio.create_task(backend.append(topic, [record(n)])) for n in range(40)]
         await pending[0]
@@ -209,7 +267,7 @@ class Subscribing(BusHarness):
 
     @proves(G.START_BY_TIME, Capability.LOOK_BACK, Capability.START_BY_TIME)
     async def test_start_at_a_time(self, backend: BusBackend, topic: str) -> None:
-        """Usually wrong: a time zone; seconds for milliseconds."""
+        """Usually wrong: a time zone; seconds read as milliseconds."""
         await backend.append(topic, [record("old")])
         await later_than(datetime.now(UTC))
         moment = datetime.now(UTC)
@@ -224,7 +282,7 @@ class Subscribing(BusHarness):
 
     @proves(G.REPLAY, Capability.LOOK_BACK)
     async def test_read_looks_without_moving_anything(self, backend: BusBackend, topic: str) -> None:
-        """``read`` pages through a topic; an offset below the oldest begins at the oldest. Usually wrong: an error, or an
+        """``read`` pages through a topic; an offset below the oldest starts at the oldest. Usually wrong: an error, or an
         empty page, below the oldest.
         """
         with pytest.raises(TopicNotFoundError):
@@ -245,6 +303,22 @@ class Subscribing(BusHarness):
         assert found == list(range(25))
         (partition,) = following
         assert payloads(await backend.read(topic, {partition: -5}, 3)) == [0, 1, 2]
+
+    @proves(G.REPLAY, Capability.LOOK_BACK, Capability.TOPIC_ADMIN, Capability.GROUPS, family="log")
+    async def test_read_limits_each_partition(self, backend: BusBackend, topic: str) -> None:
+        """``limit`` holds for each partition: a caller pages through all of them at once. Usually wrong: a limit for all
+        together, so that the last partitions seem to be empty.
+        """
+        await backend.create_topic(topic, TopicConfig(partitions=3))
+        positions = await backend.append(topic, [record(n, f"k{n}") for n in range(60)])
+        sizes = Counter(p.partition for p in positions if p is not None)
+        page = await backend.read(topic, StartAt.EARLIEST, 4)
+        assert Counter(d.partition for d in page) == {p: min(4, size) for p, size in sizes.items()}
+        firsts = {p: min(q.offset for q in positions if q is not None and q.partition == p) for p in sizes}
+        for partition in sizes:
+            found = await backend.read(topic, {partition: firsts[partition]}, 5)
+            assert {d.partition for d in found} == {partition}
+            assert len(found) == min(5, sizes[partition])
 
     @proves(G.CLOSED)
     async def test_close_may_be_repeated(self, new_backend: NewBackend, topic: str) -> None:

@@ -20,6 +20,7 @@ from dimesh_contracts.cdc.descriptions import Descriptions
 from dimesh_contracts.cdc.failures import Failures
 from dimesh_contracts.cdc.guarantees import CDCGuarantee
 from dimesh_contracts.cdc.harness import NewSource
+from dimesh_contracts.cdc.samples import Samples
 from dimesh_contracts.cdc.snapshots import Snapshots
 from dimesh_contracts.cdc.streams import Streams
 from dimesh_contracts.cdc.system import Expires, Forgets, Refuses, System
@@ -27,5 +28,5 @@ from dimesh_contracts.cdc.system import Expires, Forgets, Refuses, System
 __all__ = ["CDCGuarantee", "CDCSourceContract", "Expires", "Forgets", "NewSource", "Refuses", "System"]
 
 
-class CDCSourceContract(Descriptions, Snapshots, Streams, Failures):
+class CDCSourceContract(Descriptions, Snapshots, Streams, Samples, Failures):
     """All tests of the kit."""

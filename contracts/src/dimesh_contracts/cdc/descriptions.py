@@ -14,12 +14,12 @@ from dimesh_contracts.contract import proves
 
 
 class Descriptions(CDCHarness):
-    """Capabilities, objects, fields."""
+    """Capabilities, objects and fields."""
 
     @proves(G.STATED)
     async def test_states_what_it_offers(self, source: CDCSource, system: System) -> None:
-        """Capabilities, system, and the object among those that ``check`` lists. Usually wrong: a check that only
-        connects.
+        """The source states its capabilities and its system, and ``check`` lists the object. Usually wrong: a check that
+        only connects.
         """
         self.check_offers(source.capabilities)
         assert source.system
@@ -38,7 +38,7 @@ class Descriptions(CDCHarness):
 
     @proves(G.UNKNOWN_OBJECT)
     async def test_an_unknown_object(self, source: CDCSource) -> None:
-        """Usually wrong: a feed that waits for ever for something that cannot come."""
+        """Usually wrong: a feed waits for ever for an object that does not exist."""
         with pytest.raises(SourceObjectError, match="nobody_has_this"):
             await source.position("nobody_has_this")
         if Capability.SNAPSHOT in source.capabilities:
@@ -47,8 +47,8 @@ class Descriptions(CDCHarness):
 
     @proves(G.DESCRIBED, Capability.DESCRIBED, Capability.SNAPSHOT)
     async def test_a_description_has_every_field(self, source: CDCSource, system: System) -> None:
-        """Usually wrong: fields that no row has a value for, or the key, are left out; a schema for an object that is not
-        there.
+        """Usually wrong: fields without a value in any row, or the key, are left out; an object that does not exist has a
+        schema.
         """
         assert isinstance(source, Describes)
         await system.put("k", "v")

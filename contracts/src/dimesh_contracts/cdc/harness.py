@@ -16,21 +16,21 @@ NewSource = Callable[[], CDCSource]
 
 
 class CDCHarness(Contract):
-    """Fixtures, and ways to read."""
+    """Fixtures, and helpers that read."""
 
     @pytest.fixture
     def system(self) -> System:
-        """The system, empty."""
+        """Return the system, empty."""
         raise NotImplementedError("give your test class a 'system' fixture")
 
     @pytest.fixture
     def new_source(self, system: System) -> NewSource:
-        """Makes a source for it, not opened."""
+        """Return a function that makes a source which is not open."""
         raise NotImplementedError("give your test class a 'new_source' fixture")
 
     @pytest.fixture
     async def source(self, new_source: NewSource) -> AsyncIterator[CDCSource]:
-        """An open one."""
+        """Open a source, and close it after the test."""
         made = new_source()
         await made.open()
         yield made
@@ -38,7 +38,7 @@ class CDCHarness(Contract):
 
     @staticmethod
     def _can(system: System, *hooks: str) -> Any:
-        """The system, if it has these methods; the test is "not offered" otherwise."""
+        """Return the system if it has these methods; otherwise the test is "not offered"."""
         for hook in hooks:
             if not hasattr(system, hook):
                 pytest.skip(f"{NOT_OFFERED}the system has no {hook}")
@@ -46,7 +46,7 @@ class CDCHarness(Contract):
 
     @staticmethod
     async def read(source: CDCSource, object: str, position: bytes, count: int) -> list[tuple[Change, bytes]]:
-        """The next ``count`` changes with the positions after their batches."""
+        """Return the next ``count`` changes with the positions after their batches."""
         found: list[tuple[Change, bytes]] = []
         stream = source.stream(object, position)
         try:
@@ -64,7 +64,7 @@ class CDCHarness(Contract):
     async def snapshot(
         source: CDCSource, object: str, resume: bytes | None = None
     ) -> list[tuple[Change, bytes]]:
-        """All rows with the positions after their batches."""
+        """Return all rows with the positions after their batches."""
         found: list[tuple[Change, bytes]] = []
         async with deadline():
             async for batch in source.snapshot(object, resume):

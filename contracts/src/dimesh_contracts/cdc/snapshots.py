@@ -12,11 +12,11 @@ from dimesh_contracts.waiting import deadline
 
 
 class Snapshots(CDCHarness):
-    """All rows, whatever happens meanwhile."""
+    """A snapshot has all rows, whatever happens meanwhile."""
 
     @proves(G.SNAPSHOT, Capability.SNAPSHOT)
     async def test_a_snapshot_has_every_row(self, source: CDCSource, system: System) -> None:
-        """More rows than any page, once each, as SNAPSHOT. Usually wrong: the last page; ``>=`` for ``>``."""
+        """More rows than a page are read once each, as SNAPSHOT. Usually wrong: the last page; ``>=`` instead of ``>``."""
         rows = {f"k{n:05}": f"v{n}" for n in range(1_203)}
         for key, value in rows.items():
             await system.put(key, value)
@@ -30,7 +30,7 @@ class Snapshots(CDCHarness):
 
     @proves(G.SNAPSHOT, Capability.SNAPSHOT)
     async def test_a_snapshot_resumes_anywhere(self, source: CDCSource, system: System) -> None:
-        """From the position of each batch come exactly the rows after it. Usually wrong: a page number as position."""
+        """The position of each batch gives exactly the rows after it. Usually wrong: a page number as position."""
         for n in range(1_203):
             await system.put(f"k{n:05}", "v")
         whole = await self.snapshot(source, system.object)
@@ -49,8 +49,8 @@ class Snapshots(CDCHarness):
 
     @proves(G.SNAPSHOT, Capability.SNAPSHOT, Capability.DELETES)
     async def test_a_snapshot_while_rows_come_and_go(self, source: CDCSource, system: System) -> None:
-        """Rows are deleted and made between its pages; those that are there throughout are all in it. Usually wrong: pages by
-        number, or by how many rows were read: those behind a deleted row move up, and one is left out.
+        """Rows are deleted and inserted between pages; the snapshot has all rows that exist throughout. Usually wrong: pages
+        by number, or by the count of rows read: rows after a deleted row move up, and one is left out.
         """
         rows = {f"k{n:04}" for n in range(900)}
         for key in sorted(rows):
@@ -72,8 +72,8 @@ class Snapshots(CDCHarness):
     async def test_nothing_is_lost_between_snapshot_and_stream(
         self, source: CDCSource, system: System
     ) -> None:
-        """Rows are written while the snapshot is read; snapshot and stream together give the table as it is. Usually wrong:
-        the position is taken after the snapshot, or at its first page.
+        """Rows are written while the snapshot is read; snapshot and stream together give the current table. Usually wrong:
+        the position is read after the snapshot, or at its first page.
         """
         expected = {f"k{n:04}": "old" for n in range(700)}
         for key, value in expected.items():

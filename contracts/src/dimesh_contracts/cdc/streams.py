@@ -8,17 +8,17 @@ from dimesh.capabilities import Capability
 from dimesh.spi.cdc import Before, CDCSource, Change, Operation
 from dimesh_contracts.cdc.guarantees import CDCGuarantee as G
 from dimesh_contracts.cdc.harness import CDCHarness, NewSource
-from dimesh_contracts.cdc.system import System
+from dimesh_contracts.cdc.system import Clocked, Nested, System
 from dimesh_contracts.contract import proves
 
 
 class Streams(CDCHarness):
-    """What comes out of a stream."""
+    """The changes of a stream."""
 
     @proves(G.COMPLETE, Capability.STREAM)
     async def test_every_change_in_order(self, source: CDCSource, system: System) -> None:
-        """Inserts and updates of some keys, more than a page. Usually wrong: only the last state of a key that changed
-        twice between two polls.
+        """Inserts and updates of some keys, more than a page, arrive in order. Usually wrong: only the last state of a key
+        that changed twice between two polls.
         """
         await system.put("first", "v")
         position = await source.position(system.object)
@@ -35,9 +35,53 @@ class Streams(CDCHarness):
             found.setdefault(system.key(change), []).append((change.operation, system.value(change.after)))
         assert found == done
 
+    @proves(G.NEW_ONLY, Capability.STREAM)
+    async def test_nothing_from_before_the_position(self, source: CDCSource, system: System) -> None:
+        """The last change may be a second or an hour old. Usually wrong: a source that reads a little of the past again, for what
+        became visible late, takes old changes for new ones when nothing has happened for a while.
+        """
+        for n in range(3):
+            await system.put(f"old{n}", "1")
+        for hours in (0, 1):
+            if hours and hasattr(system, "skew"):
+                await system.skew(hours * 3_600.0)
+            position = await source.position(system.object)
+            await system.put(f"new{hours}", "1")
+            await system.put(f"newer{hours}", "1")
+            found = [system.key(c) for c, _ in await self.read(source, system.object, position, 2)]
+            assert found == [f"new{hours}", f"newer{hours}"]
+
+    @proves(G.WHOLE, Capability.STREAM)
+    async def test_a_row_with_many_entries(self, source: CDCSource, system: System) -> None:
+        """Usually wrong: the row of an event has the first ten entries of its list, and is published as if these were all."""
+        nested: Nested = self._can(system, "put_entries", "entries")
+        position = await source.position(system.object)
+        for n in (25, 3, 40):
+            await nested.put_entries("k", n)
+        changes = [change for change, _ in await self.read(source, system.object, position, 3)]
+        for n, change in zip((25, 3, 40), changes, strict=True):
+            if "cut" not in change.metadata:
+                # A row that was read again is that of the moment of reading.
+                wanted = n if change.as_of is None else 40
+                assert nested.entries(change.after) == wanted, (
+                    f"{nested.entries(change.after)} of {wanted} entries"
+                )
+
+    @proves(G.CLOCK, Capability.STREAM)
+    async def test_a_clock_of_ours_that_is_wrong(self, source: CDCSource, system: System) -> None:
+        """Nothing has happened yet, and our clock is two hours ahead. Usually wrong: the first position is a time of our clock,
+        and whatever happens before the system's clock gets there is skipped.
+        """
+        clocked: Clocked = self._can(system, "skew")
+        await clocked.skew(-7_200.0)
+        position = await source.position(system.object)
+        await system.put("k", "1")
+        ((change, _),) = await self.read(source, system.object, position, 1)
+        assert system.key(change) == "k"
+
     @proves(G.DELETES, Capability.STREAM, Capability.DELETES)
     async def test_deletes_are_reported(self, source: CDCSource, system: System) -> None:
-        """And a row that comes back is an insert. Usually wrong: only what still exists is looked at."""
+        """A row that is inserted again after its delete is an insert. Usually wrong: only existing rows are read."""
         await system.put("k", "1")
         position = await source.position(system.object)
         await system.delete("k")
@@ -51,7 +95,7 @@ class Streams(CDCHarness):
 
     @proves(G.BEFORE, Capability.STREAM, Capability.BEFORE_IMAGE)
     async def test_the_row_as_it_was(self, source: CDCSource, system: System) -> None:
-        """Usually wrong: the row as it is now in place of the row as it was; changed fields that did not change."""
+        """Usually wrong: the current row in place of the earlier one; changed fields that did not change."""
         await system.put("k", "1")
         position = await source.position(system.object)
         await system.put("k", "2")
@@ -78,8 +122,8 @@ class Streams(CDCHarness):
     async def test_a_stream_resumes_anywhere(
         self, source: CDCSource, new_source: NewSource, system: System
     ) -> None:
-        """From the position of each batch, also by another instance. Usually wrong: a position that is good for the
-        connection only; one that stands before or behind its batch.
+        """The position of each batch resumes the stream, also in another instance. Usually wrong: a position that is valid
+        for the connection only, or that is before or after its batch.
         """
         await system.put("first", "v")
         start = await source.position(system.object)
@@ -102,8 +146,8 @@ class Streams(CDCHarness):
     async def test_identities_are_stable_and_unique(
         self, source: CDCSource, new_source: NewSource, system: System
     ) -> None:
-        """The event id is made of it, and repeats are recognised by it. Usually wrong: made of the time of reading; of key
-        and value, which may come again.
+        """The event id is derived from the identity, and repeats are recognised by it. Usually wrong: derived from the time
+        of reading; from key and value, which may occur again.
         """
         await system.put("k", "a")
         position = await source.position(system.object)
@@ -118,8 +162,8 @@ class Streams(CDCHarness):
 
     @proves(G.CANCELLATION, Capability.STREAM)
     async def test_a_cancelled_stream_loses_nothing(self, source: CDCSource, system: System) -> None:
-        """It is gone on with from the last position that came out, wherever it was cancelled: before it asked, while the
-        answer was on its way, when it was there. Usually wrong: a position that moves when a page is fetched.
+        """Reading resumes from the last position that was delivered, wherever the stream was cancelled: before the request,
+        while the answer was in flight, or after it arrived. Usually wrong: a position that moves when a page is fetched.
         """
         await system.put("first", "v")
         position = await source.position(system.object)

@@ -1,4 +1,4 @@
-"""What happened on a bus, written down while it happens, and judged afterwards.
+"""What happens on a bus, recorded while it happens, and checked afterwards.
 
 ::
 
@@ -8,7 +8,7 @@
     ...
     violations = check(read("run.jsonl"), complete=True)
 
-Any number of processes append to one file. ``python -m dimesh_contracts.history run.jsonl`` judges it from a shell.
+Any number of processes append to one file. ``python -m dimesh_contracts.history run.jsonl`` checks it from a shell.
 """
 
 from __future__ import annotations

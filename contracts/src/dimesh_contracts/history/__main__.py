@@ -11,7 +11,7 @@ from dimesh_contracts.history.entries import read
 
 
 def main() -> int:
-    """Print the violations; 1 if there are any, 2 if the file cannot be read."""
+    """Print the violations. Return 1 if there are any, and 2 if the file cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m dimesh_contracts.history", description=__doc__)
     parser.add_argument("file")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Judges a history. It knows what is promised and nothing of how any backend keeps it."""
+"""Checks a history. The checker knows what is promised, but not how any backend works."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dimesh_contracts.history.entries import (
 
 
 class Kind(Enum):
-    """What can be wrong."""
+    """The kinds of violations."""
 
     LOST = "an acknowledged event was not handled"
     ORDER = "an event was handled before an earlier one of its key"
@@ -39,7 +39,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that must not happen."""
+    """Something that must not happen."""
 
     kind: Kind
     text: str
@@ -58,7 +58,7 @@ class _Publish:
     acknowledged: int | None = None
     refused: bool = False
     delayed: bool = False
-    """Held back until it is due: it takes its place then."""
+    """Whether the record is held back until it is due; it takes its place in the order then."""
 
 
 @dataclass(slots=True)
@@ -67,9 +67,9 @@ class _Group:
 
     subscribed: int | None = None
     base: dict[int, int] = field(default_factory=dict)
-    """By partition, the offset that the group began at."""
+    """The offset at which the group started, by partition."""
     handled: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
-    """By id, when and by which process; dead letters count."""
+    """The times and processes of handling, by event id; dead letters count as handled."""
     committed: dict[int, int] = field(default_factory=dict)
     left: list[tuple[int, str, frozenset[int]]] = field(default_factory=list)
 
@@ -81,21 +81,21 @@ def check(
     repeats_per_interruption: int | None = None,
     ordered: bool = True,
 ) -> list[Violation]:
-    """What is wrong with a history; empty if nothing is.
+    """Return the violations in a history; empty if it is correct.
 
-    An interruption is a crash, or a member that gives partitions up: both may cause that what was handled and could not be
-    committed yet (since an earlier event was still open) is handled again, by somebody else.
+    An interruption is a crash, or a member that gives partitions up. After both, another member may handle events again that
+    were handled but could not be committed yet, since an earlier event was still being handled.
 
     Args:
         history: entries in the order in which they happened.
-        complete: the run ended with all groups idle, so that what was not handled is lost.
-        repeats_per_interruption: at most so many events may be handled again for each interruption; None: any number.
-        ordered: the backend promises the order of keys.
+        complete: whether the run ended with all groups idle, so that what was not handled is lost.
+        repeats_per_interruption: the number of events that may be handled again after each interruption; None: any number.
+        ordered: whether the backend promises the order of keys.
 
     Raises:
-        ValueError: the history is not whole; the entry is named.
+        ValueError: the history is incomplete; the message names the entry.
 
-    Groups with a filter cannot be judged: what a filter left out looks like what was lost.
+    Groups with a filter cannot be checked: what a filter leaves out looks like a loss.
     """
     return _Checker().run(list(history), complete, repeats_per_interruption, ordered)
 
@@ -235,7 +235,7 @@ class _Checker:
     def explained(
         self, group: _Group, topic: str, identity: str, process: str, first: int, again: int
     ) -> bool:
-        """Whether the process that handled an event first was interrupted before it was handled again."""
+        """Return whether the process that handled an event first was interrupted before the event was handled again."""
         if any(first < at < again and who == process for at, who in self.crashes):
             return True
         partitions = {partition for partition, _ in self.spots.get((topic, identity), ())}
@@ -245,7 +245,7 @@ class _Checker:
         )
 
     def meant_for(self, topic: str, group: _Group) -> list[_Publish]:
-        """Acknowledged events that the group has to handle."""
+        """Return the acknowledged events that the group has to handle."""
         found = []
         for (where, identity), publishes in self.publishes.items():
             if where != topic:
@@ -270,7 +270,7 @@ class _Checker:
                 )
 
     def order(self, topic: str, name: str, group: _Group) -> None:
-        """Event A comes before B if A was acknowledged before the publish of B began."""
+        """Check the order of each key: event A precedes event B if A was acknowledged before the publish of B began."""
         by_key: dict[str, list[_Publish]] = defaultdict(list)
         for (where, identity), publishes in self.publishes.items():
             if where == topic and identity in group.handled and not publishes[0].delayed:

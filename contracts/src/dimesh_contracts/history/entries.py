@@ -9,26 +9,28 @@ import msgspec
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """A process began."""
+    """A process started."""
 
     process: str
 
 
 class Crashed(msgspec.Struct, frozen=True, tag="crashed"):
-    """A process ended without leaving: what it had handled and not committed comes again. Written by who noticed."""
+    """A process died: what it had handled and not committed is delivered again. The process that notices this writes the
+    entry.
+    """
 
     process: str
 
 
 class PublishBegun(msgspec.Struct, frozen=True, tag="publish"):
-    """An append was called. Without one of the next two its outcome is unknown."""
+    """An append was called. Without one of the next two entries its outcome is unknown."""
 
     process: str
     topic: str
     ids: list[str]
     keys: list[str]
     digests: list[str]
-    """Of the payloads."""
+    """The digests of the payloads."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True, tag="acknowledged"):
@@ -41,7 +43,7 @@ class Acknowledged(msgspec.Struct, frozen=True, tag="acknowledged"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The append raised an error that says that nothing was taken."""
+    """The append raised an error that says that nothing was accepted."""
 
     process: str
     topic: str
@@ -57,7 +59,7 @@ class Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
 
 
 class Assigned(msgspec.Struct, frozen=True, tag="assigned"):
-    """A member got partitions, each to be read from the offset."""
+    """A member got partitions, each with the offset to read from."""
 
     process: str
     topic: str
@@ -66,7 +68,7 @@ class Assigned(msgspec.Struct, frozen=True, tag="assigned"):
 
 
 class Left(msgspec.Struct, frozen=True, tag="left"):
-    """A member gave partitions up (none named: all), or found that they were taken from it."""
+    """A member gave partitions up (all of them, if none is named), or noticed that it had lost them."""
 
     process: str
     topic: str
@@ -134,10 +136,10 @@ encode = msgspec.json.Encoder().encode
 
 
 def parse(lines: Iterable[bytes]) -> Iterator[Entry]:
-    """Entries of lines. A last line that was cut by a crash is left out; any other damage is an error.
+    """Parse lines. A last line that was cut by a crash is left out; any other damage is an error.
 
     Raises:
-        ValueError: a line is no entry; it is named.
+        ValueError: a line is not an entry; the message names it.
     """
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
@@ -149,6 +151,6 @@ def parse(lines: Iterable[bytes]) -> Iterator[Entry]:
 
 
 def read(path: str | Path) -> list[Entry]:
-    """The history in a file."""
+    """Return the history in a file."""
     with open(path, "rb") as file:
         return list(parse(file))

@@ -1,4 +1,4 @@
-"""Writes a history down: a backend that watches another one, and a middleware around the handlers."""
+"""Records a history: a backend around another one, and a middleware around the handlers."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from dimesh.spi.bus import (
     PartitionListener,
     Position,
     Record,
+    RecordLimits,
     Start,
     StartAt,
     Stream,
@@ -53,13 +54,13 @@ NOTHING_TAKEN = (BackpressureError, StorageError, NotOfferedError, EventError)
 
 
 def digest(payload: bytes) -> str:
-    """Short, and different for different payloads."""
+    """Return a short text that differs for different payloads."""
     return hashlib.blake2b(payload, digest_size=8).hexdigest()
 
 
 class History:
-    """Appends entries to a file or a pipe, each with one write: whole, in order, and there although the process is killed
-    the moment after.
+    """Appends entries to a file or a pipe, each with one write: whole, in order, and kept even if the process is killed
+    next.
     """
 
     def __init__(self, descriptor: int, process: str | None = None) -> None:
@@ -69,7 +70,7 @@ class History:
 
     @classmethod
     def append_to(cls, path: str | Path, process: str | None = None) -> Self:
-        """A history in a file, which several processes may share."""
+        """Open a history in a file, which several processes may share."""
         return cls(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), process)
 
     def add(self, entry: Entry) -> None:
@@ -80,11 +81,11 @@ class History:
             written += os.write(self._descriptor, line[written:])
 
     def crashed(self, process: str) -> None:
-        """Write down that another process was killed."""
+        """Record that another process was killed."""
         self.add(Crashed(process))
 
     def handling(self, topic: str, group: str) -> Middleware:
-        """Middleware that writes down what the handler has handled."""
+        """Return a middleware that records what the handler has handled."""
 
         async def middleware(event: Event, call_next: Callable[[Event], Awaitable[Any]]) -> Any:
             result = await call_next(event)
@@ -106,7 +107,7 @@ def _id(record: Record) -> str:
 
 
 class RecordingBackend:
-    """Any bus backend, watched. See :class:`dimesh.spi.bus.BusBackend`."""
+    """A bus backend that records what another one does. See :class:`dimesh.spi.bus.BusBackend`."""
 
     def __init__(self, inner: BusBackend, history: History) -> None:
         self.inner = inner
@@ -116,6 +117,11 @@ class RecordingBackend:
         self.capabilities: Capabilities = inner.capabilities
         self.commit_interval = inner.commit_interval
         self.commit_every = inner.commit_every
+
+    def check_records(self, topic: str, records: Sequence[Record]) -> None:
+        """Refuse what the inner backend is known to refuse."""
+        if isinstance(self.inner, RecordLimits):
+            self.inner.check_records(topic, records)
 
     async def open(self) -> None:
         """Open the backend."""
@@ -133,7 +139,7 @@ class RecordingBackend:
         timeout: float = DEFAULT_TIMEOUT,
         state: Mapping[str, bytes] | None = None,
     ) -> Sequence[Position | None]:
-        """Append, and write down what came of it."""
+        """Append records, and record the outcome."""
         history, process = self.history, self.history.process
         ids = [_id(record) for record in records]
         digests = [digest(record.payload) for record in records]
@@ -157,7 +163,7 @@ class RecordingBackend:
         return positions
 
     async def subscribe(self, request: Subscribe, listener: PartitionListener) -> Stream:
-        """Subscribe, watched."""
+        """Subscribe, and record what the stream does."""
         group = request.group or request.member
         stream = await self.inner.subscribe(request, _Listener(listener, self.history, request.topic, group))
         self.history.add(Subscribed(self.history.process, request.topic, group))
@@ -166,31 +172,31 @@ class RecordingBackend:
     async def read(
         self, topic: str, start: Mapping[int, int] | StartAt | datetime, limit: int
     ) -> Sequence[Delivery]:
-        """Not watched: nobody handles what is only looked at."""
+        """Read without recording: nobody handles these records."""
         return await self.inner.read(topic, start, limit)
 
     async def load_state(self, key: str) -> bytes | None:
-        """Not watched."""
+        """Load state without recording."""
         return await self.inner.load_state(key)
 
     async def create_topic(self, name: str, config: TopicConfig) -> TopicInfo:
-        """Not watched."""
+        """Create a topic without recording."""
         return await self.inner.create_topic(name, config)
 
     async def delete_topic(self, name: str) -> None:
-        """Not watched."""
+        """Delete a topic without recording."""
         await self.inner.delete_topic(name)
 
     async def topics(self) -> Sequence[TopicInfo]:
-        """Not watched."""
+        """Return the topics without recording."""
         return await self.inner.topics()
 
     async def groups(self) -> Sequence[GroupInfo]:
-        """Not watched."""
+        """Return the groups without recording."""
         return await self.inner.groups()
 
     async def seek_group(self, topic: str, group: str, start: Start) -> Mapping[int, int]:
-        """Not watched: do not move groups in a run that is to be judged."""
+        """Move a group without recording. Do not use it in a run that is to be checked."""
         return await self.inner.seek_group(topic, group, start)
 
 
