@@ -1,19 +1,19 @@
-"""The Kafka bus against the raw client, on one real broker in another process. CPU of this process by message; a payload is
-500 bytes; sides take turns, and a ratio is the median of the ratios of neighbours.
+"""The Kafka bus against the raw client, on one real broker in another process. Costs are CPU time of this
+process per message, with payloads of 500 bytes. The sides take turns, and a ratio is the median of neighbours' ratios.
 
-Publishing. Floor: ``AIOKafkaProducer`` with acks=all, idempotence and batches of 128 KiB, and the very headers that the
-bus writes, made beforehand: ``send_and_wait`` with 500 in flight against ``publish`` with 500 in flight; ``send`` and one
+Publishing. Floor: ``AIOKafkaProducer`` with acks=all, idempotence and batches of 128 KiB, and the same headers that the
+bus writes, prepared beforehand: ``send_and_wait`` with 500 in flight against ``publish`` with 500 in flight; ``send`` and one
 wait at the end against ``publish_many`` in calls of 500.
 
-Consuming. Floor: ``getmany`` on the same topic, counting. Ours: an empty handler that has every event, as a lone reader
-(no commits), and as a group (commits on); from the first event that is handled to the last, so that connecting and
-joining are not counted on either side. What commits cost is the difference in CPU between a group that commits and one
-that does not come to it within the run.
+Consuming. Floor: ``getmany`` on the same topic, counting. dimesh: an empty handler that receives every event, without a
+group (no commits) and with one (with commits), from the first handled event to the last, so that connecting and joining
+are not counted on either side. The cost of commits is the difference in CPU time between a group that commits and one
+whose commit interval is longer than the run.
 
 FastStream: a subscriber with an empty handler, commit after each message (its ``ack_policy`` that confirms), against a
-group of ours with its usual commits. Left out, and said so, if it is not installed.
+group of dimesh with its usual commits. If FastStream is not installed, it is skipped and reported as such.
 
-Latency: one publisher that awaits, one handler; from before the publish to the handler.
+Latency: one publisher that awaits each publish, one handler; from before the publish to the handler.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ROUNDS = 2 if SHORT else 7
 IN_FLIGHT = 500
 SINGLES = 200 if SHORT else 1_000
 CONFIRMED = 300 if SHORT else 1_500
-"""Messages for FastStream, which takes its time."""
+"""The number of messages for FastStream, which is slower."""
 
 
 def events(count: int) -> list[Event]:
@@ -144,14 +144,14 @@ async def consumed(bus: EventBus, topic: str, count: int, group: str | None) -> 
 
 
 async def confirmed(bus: EventBus, servers: str) -> tuple[float, float] | None:
-    """CPU for each message of FastStream and of us, both confirming."""
+    """Return the CPU time per message of FastStream and of dimesh, both confirming."""
     try:
         from faststream import AckPolicy
         from faststream.kafka import KafkaBroker
     except ImportError:
         return None
     topic = f"bench.{uuid4().hex[:8]}"
-    await bus.backend.create_topic(topic, TopicConfig(partitions=1))
+    await bus.door.create_topic(topic, TopicConfig(partitions=1))
     await bus.publish_many(topic, events(CONFIRMED))
     broker = KafkaBroker(servers, logger=None)
     seen = 0
@@ -194,7 +194,7 @@ async def latency(bus: EventBus) -> list[float]:
 async def measure(servers: str) -> list[dict[str, Any]]:
     sample = events(COUNT)
     floor = Floor(servers, sample)
-    gc.freeze()  # what is measured with is not what is measured
+    gc.freeze()  # the messages themselves are not measured
     found: dict[str, list[tuple[float, float]]] = {
         "awaited": [],
         "many": [],
@@ -207,7 +207,7 @@ async def measure(servers: str) -> list[dict[str, Any]]:
         for number in range(ROUNDS + 1):
             topics = [f"bench.{uuid4().hex[:8]}" for _ in range(3)]
             for topic in topics:
-                await bus.backend.create_topic(topic, TopicConfig(partitions=4))
+                await bus.door.create_topic(topic, TopicConfig(partitions=4))
             raw, own, stored = topics
             pairs = {
                 "awaited": (await floor.awaited(raw), await awaited(bus, own, sample)),
@@ -220,15 +220,16 @@ async def measure(servers: str) -> list[dict[str, Any]]:
             base = await floor.consumed(stored, 2 * COUNT)
             pairs["alone"] = (base, await consumed(bus, stored, 2 * COUNT, None))
             pairs["group"] = (base, await consumed(bus, stored, 2 * COUNT, f"g-{number}"))
-            usual = bus.backend.commit_interval, bus.backend.commit_every
-            bus.backend.commit_interval, bus.backend.commit_every = 3_600.0, 0
+            backend = bus.door._backend
+            usual = backend.commit_interval, backend.commit_every
+            backend.commit_interval, backend.commit_every = 3_600.0, 0
             pairs["silent"] = (pairs["group"][1], await consumed(bus, stored, 2 * COUNT, f"s-{number}"))
-            bus.backend.commit_interval, bus.backend.commit_every = usual
+            backend.commit_interval, backend.commit_every = usual
             if number:
                 for name, pair in pairs.items():
                     found[name].append(pair)
             for topic in topics:
-                await bus.backend.delete_topic(topic)
+                await bus.door.delete_topic(topic)
         rival = await confirmed(bus, servers)
         took = await latency(bus)
         await floor.producer.stop()
@@ -285,7 +286,7 @@ async def measure(servers: str) -> list[dict[str, Any]]:
 
 
 def run() -> list[dict[str, Any]]:
-    """Publishing, consuming, committing, FastStream, latency."""
+    """Measure publishing, consuming, committing, FastStream and latency."""
     with kafka_cluster() as cluster:
         return asyncio.run(measure(cluster.servers()))
 

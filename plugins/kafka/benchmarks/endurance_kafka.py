@@ -1,13 +1,13 @@
-"""2,000 events a second through a real broker while everything around it breaks, judged by the history checker.
+"""2,000 events a second through a real broker under repeated faults, checked by the history checker.
 
-``python plugins/kafka/benchmarks/endurance_kafka.py [--minutes 10]``. Three processes handle what this one publishes; all
-of them reach the broker through a proxy. Every few seconds, by a seeded die: a consumer is killed (-9) and replaced, one
-leaves and another joins, connections are reset, the network is cut or slow for a while, the broker is killed and started
-again. A publish with an unknown outcome is repeated with the same event.
+``python plugins/kafka/benchmarks/endurance_kafka.py [--minutes 10]``. Three processes handle the events that this one
+publishes; all reach the broker through a proxy. Every few seconds one of these faults occurs, chosen by a seeded random
+generator: a consumer is killed (-9) and replaced, one leaves and another joins, connections are reset, the network is cut
+or slow for a while, the broker is killed and restarted. A publish with an unknown outcome is repeated with the same event.
 
-Fails if an acknowledged event was lost, a key's events were first handled out of order, more came twice than the stated
-bound allows (for each interruption what a member may hold uncommitted: ``commit_every`` and what it has in flight), or a
-group's lag does not come back to zero.
+The run fails if an acknowledged event was lost, a key's events were first handled out of order, more events were repeated
+than the stated bound allows (for each interruption, the events that a member may hold uncommitted: ``commit_every`` and
+its events in flight), or a group's lag does not return to zero.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any
 from dimesh import Event, EventBus, EventMetadata, RetryPolicy, StartAt, SubscriptionOptions
 from dimesh.clock import SystemClock
 from dimesh.errors import BackpressureError, PublishError
+from dimesh.options import parse_options
 from dimesh.spi.bus import TopicConfig
-from dimesh.spi.options import parse_options
 from dimesh_contracts.history import History, RecordingBackend, check
 from dimesh_contracts.history.entries import Delivered, Handled, read
 from dimesh_contracts.proxy import FaultProxy
@@ -62,8 +62,8 @@ def backend(servers: str, history: History) -> RecordingBackend:
     )
 
 
-async def handle_until_told(servers: str, path: str, name: str) -> None:
-    """The other process."""
+async def handle_until_stopped(servers: str, path: str, name: str) -> None:
+    """Run a consumer process until SIGTERM."""
     history = History.append_to(path, name)
     bus = EventBus(backend(servers, history))
     stop = asyncio.Event()
@@ -88,7 +88,7 @@ async def handle_until_told(servers: str, path: str, name: str) -> None:
 
 
 class Run:
-    """One run."""
+    """A run: its processes, faults and results."""
 
     def __init__(
         self, cluster: KafkaCluster, proxy: FaultProxy, folder: Path, seconds: float, seed: int
@@ -158,7 +158,7 @@ class Run:
             await self.fault()
 
     async def publish(self, bus: EventBus) -> None:
-        """Each key's events one after the other, as users who care for their order publish."""
+        """Publish each key's events one after the other, as publishers do that need them in order."""
         queues: list[asyncio.Queue[int]] = [asyncio.Queue() for _ in range(KEYS)]
 
         async def lane(key: int) -> None:
@@ -196,24 +196,30 @@ class Run:
         await asyncio.gather(*lanes)
 
     async def lag(self, bus: EventBus) -> int:
-        return sum(g.lag or 0 for g in await bus.backend.groups() if g.topic == TOPIC)
+        return sum(g.lag or 0 for g in await bus.door.groups() if g.topic == TOPIC)
 
     async def all(self) -> dict[str, Any]:
         bus = EventBus(backend(self.servers, self.history))
         await bus.open()
-        await bus.backend.create_topic(TOPIC, TopicConfig(partitions=PARTITIONS))
-        for _ in range(MEMBERS):
-            await self.member()
-        began = time.monotonic()
-        await asyncio.gather(self.publish(bus), self.break_things())
-        took = time.monotonic() - began
-        async with asyncio.timeout(120):
-            while await self.lag(bus):
-                await asyncio.sleep(0.5)
-        drained = time.monotonic() - began - took
-        for process in self.members.values():
-            process.terminate()
-        await asyncio.gather(*(process.wait() for process in self.members.values()))
+        await bus.door.create_topic(TOPIC, TopicConfig(partitions=PARTITIONS))
+        try:
+            for _ in range(MEMBERS):
+                await self.member()
+            began = time.monotonic()
+            await asyncio.gather(self.publish(bus), self.break_things())
+            took = time.monotonic() - began
+            async with asyncio.timeout(120):
+                while await self.lag(bus):
+                    await asyncio.sleep(0.5)
+            drained = time.monotonic() - began - took
+            for process in self.members.values():
+                process.terminate()
+            await asyncio.gather(*(process.wait() for process in self.members.values()))
+        except BaseException:
+            for process in self.members.values():  # a run that failed leaves no process behind
+                if process.returncode is None:
+                    process.kill()
+            raise
         await bus.close()
         self.history.close()
         return {
@@ -249,15 +255,15 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--short", action="store_true", help="two minutes")
+    parser.add_argument("--short", action="store_true", help="one minute")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--member", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.member:
-        asyncio.run(handle_until_told(*arguments.member))
+        asyncio.run(handle_until_stopped(*arguments.member))
         return 0
     with tempfile.TemporaryDirectory(prefix="dimesh-endurance-") as name:
-        minutes = 2.0 if arguments.short else arguments.minutes
+        minutes = 1.0 if arguments.short else arguments.minutes
         found = asyncio.run(run(minutes, arguments.seed, Path(name)))
         wrong, counts = judge(Path(name) / "history")
     sys.stdout.write(json.dumps(found | counts, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Three brokers, one of which is lost."""
+"""A cluster of three brokers that loses one or two of them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 
 from dimesh import Event, EventBus
 from dimesh.spi.bus import TopicConfig
+from dimesh_contracts.history.exercise import exercise
 from dimesh_contracts.waiting import be_patient, eventually, until
 from dimesh_kafka.backend import KafkaBackend
-from dimesh_kafka.stream import group_id
-from exercise import LEAKS, exercise
+from dimesh_kafka.names import group_id
 from servers.availability import available
-from servers.kafka import Broker, KafkaCluster, kafka_cluster
+from servers.kafka import LEAKS, Broker, KafkaCluster, kafka_cluster
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("leaky_client"), LEAKS, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
 def three(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
-    """Three brokers; each topic has three copies, of which two must be in sync."""
+    """Start three brokers; each topic has three copies, of which two must be in sync."""
     with available(kafka_cluster(3), request) as cluster:
         yield cluster
 
@@ -37,7 +37,7 @@ def make(new_backend: Callable[..., KafkaBackend], three: KafkaCluster) -> Calla
 
 @pytest.fixture
 async def topic(make: Callable[..., KafkaBackend]) -> str:
-    """With a partition that each broker leads."""
+    """Return a topic in which each broker leads a partition."""
     name = f"cluster.{uuid4().hex[:10]}"
     backend = make()
     await backend.open()
@@ -47,7 +47,7 @@ async def topic(make: Callable[..., KafkaBackend]) -> str:
 
 
 async def restored(three: KafkaCluster, backend: KafkaBackend) -> None:
-    """All brokers run, and all copies are in sync."""
+    """Start all brokers again, and wait until all copies are in sync."""
     for broker in three.brokers:
         if not broker.process.running:
             await asyncio.to_thread(broker.start)
@@ -85,7 +85,7 @@ async def test_a_broker_is_lost_while_events_flow(
 async def test_the_coordinator_of_a_group_is_lost(
     make: Callable[..., KafkaBackend], three: KafkaCluster, tmp_path: Path, topic: str
 ) -> None:
-    """Another broker takes the group over: commits go on, nothing is handled that was committed."""
+    """Another broker becomes the coordinator: commits continue, and no committed event is handled again."""
     backend = make()
     await backend.open()
 
@@ -99,10 +99,10 @@ async def test_the_coordinator_of_a_group_is_lost(
     await backend.close()
 
 
-async def test_too_few_copies_is_an_error_and_heals(
+async def test_too_few_copies_is_an_error_until_brokers_return(
     make: Callable[..., KafkaBackend], three: KafkaCluster, topic: str
 ) -> None:
-    """With two of three brokers gone nothing is acknowledged; when they are back everything goes on."""
+    """While two of three brokers are down, nothing is acknowledged; when they are back, everything continues."""
     bus = EventBus(make(delivery_timeout=3.0))
     handled: list[int] = []
     await bus.subscribe(topic, lambda e: handled.append(e.payload), "g")

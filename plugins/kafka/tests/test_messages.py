@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dimesh import Event, EventMetadata, EventPriority
+from dimesh import Event, EventMetadata, EventPriority, ForeignRecords
 from dimesh.errors import CodecError
 from dimesh.events.cloudevents import to_binary
-from dimesh.spi.bus import Record
+from dimesh.spi.bus import Delivery, Record, RefusedRecord
 from dimesh_kafka.messages import COMPACT, ROUTE, from_message, to_headers
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -71,10 +72,10 @@ def test_bytes_that_are_no_event_come_back_too(header: bytes, payload: bytes, ke
 )
 @example(key=None, value=None, headers=[(COMPACT, b""), (ROUTE, b"\x80")])
 @example(key=None, value=None, headers=[(COMPACT, b""), (ROUTE, b"a.b\0p\0normal\0" + b"9" * 5_000)])
-def test_whatever_comes_in_is_a_record(
+def test_any_message_becomes_a_record(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
 ) -> None:
-    """Hostile messages never raise: the engine makes dead letters of what is no event, with the original bytes."""
+    """Hostile messages never raise: the engine dead-letters a message that is not an event, with its original bytes."""
     record = from_message(key, value, headers)
     try:
         assert record.event.event_id
@@ -103,7 +104,7 @@ def test_headers_added_on_the_way_are_kept() -> None:
     assert found.metadata == event.metadata
 
 
-def test_a_cloudevent_of_somebody_else() -> None:
+def test_a_cloudevent_of_another_system() -> None:
     binary = [
         ("ce_specversion", b"1.0"),
         ("ce_id", b"i-1"),
@@ -126,7 +127,23 @@ def test_a_cloudevent_of_somebody_else() -> None:
 
 @given(events())
 def test_the_attributes_are_those_of_the_binary_mode(event: Event) -> None:
-    """However they were put together."""
+    """The attributes do not depend on how the headers were built."""
     attributes, _ = to_binary(event, "ce_")
     written = dict(to_headers(Record.of(event, "k")))
     assert {name: written[name].decode() for name in attributes} == attributes
+
+
+def test_records_that_are_not_events_say_why() -> None:
+    plain = from_message(b"k", b'{"a": 1}', [])
+    with pytest.raises(CodecError, match="no CloudEvents attributes"):
+        plain.event  # noqa: B018
+    tombstone = from_message(b"k", None, [])
+    assert isinstance(tombstone, RefusedRecord)
+    assert tombstone.tombstone
+    with pytest.raises(CodecError, match="tombstone"):
+        tombstone.event  # noqa: B018
+    rule = ForeignRecords("order.imported")
+    read = rule.read("orders", Delivery(tombstone, 3, 7, 0.0)).record.event
+    assert (read.event_type, read.event_id, read.headers["key"]) == ("record.deleted", "orders/3/7", "k")
+    read = rule.read("orders", Delivery(plain, 3, 8, 0.0)).record.event
+    assert (read.event_type, read.event_id, read.payload) == ("order.imported", "orders/3/8", {"a": 1})

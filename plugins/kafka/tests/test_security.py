@@ -1,4 +1,4 @@
-"""Who is let in, and what is said to those who are not."""
+"""Authentication and authorization: which clients are admitted, and the errors for those that are not."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ from dimesh.errors import BusError, DimeshError
 from dimesh.spi.bus import TopicConfig
 from dimesh_contracts.waiting import until
 from dimesh_kafka.backend import KafkaBackend
-from exercise import LEAKS
-from servers.kafka import USERS, KafkaCluster
+from servers.kafka import LEAKS, USERS, KafkaCluster
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("leaky_client"), LEAKS, pytest.mark.timeout(120)]
 
@@ -48,7 +47,7 @@ def ca(kafka: KafkaCluster) -> str:
 
 
 def token(user: str, lifetime: float = 3_600) -> str:
-    """An unsigned JWT, which is what the test broker takes."""
+    """Return an unsigned JWT, the kind that the test broker accepts."""
     now = time.time()
     parts = ({"alg": "none"}, {"sub": user, "iat": now, "exp": now + lifetime})
     encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
@@ -98,7 +97,7 @@ async def test_a_token_from_a_file(
 
 @pytest.fixture
 def token_server() -> Iterator[tuple[str, list[str]]]:
-    """Gives tokens for client credentials; notes what it was asked."""
+    """Serve tokens for client credentials, and record the requests."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -196,7 +195,7 @@ async def test_the_wrong_protocol(
 
 @pytest.fixture
 def alice(new_backend: Make, kafka: KafkaCluster) -> Make:
-    """Makes backends for a user who may do what an ACL says."""
+    """Return a function that makes backends for a user who is subject to ACLs."""
     options = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "alice", "sasl_password": USERS["alice"]}
     return lambda **more: new_backend(bootstrap_servers=kafka.servers("SASL"), **options, **more)
 
@@ -220,13 +219,13 @@ def allow(
 async def test_a_missing_acl_is_named(
     new_backend: Make, kafka: KafkaCluster, alice: Make, topic: str, namespace: str
 ) -> None:
-    """Topic, then group; when both are there it works."""
+    """The topic first, then the group; with both, everything works."""
     admin = new_backend()
     await admin.open()
     await admin.create_topic(topic, _ONE)
     await admin.close()
     bus = EventBus(alice(request_timeout=4.0))
-    with pytest.raises(DimeshError, match=r"ACL|refuses topic|permits"):
+    with pytest.raises(DimeshError, match=r"ACL|refuses topic|denies"):
         await bus.publish(topic, Event("a.b"))
     everything = (AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS)
     await asyncio.to_thread(allow, kafka, ResourceType.TOPIC, topic, *everything)
@@ -250,10 +249,10 @@ async def test_a_missing_acl_is_named(
 
 
 @pytest.mark.parametrize("there", [True, False])
-async def test_dead_letters_of_who_may_not_look_at_their_topic(
+async def test_dead_letters_without_permission_to_describe_their_topic(
     new_backend: Make, kafka: KafkaCluster, alice: Make, topic: str, namespace: str, there: bool
 ) -> None:
-    """It may only be written. One that the administrator made keeps its settings; one that is missing is made."""
+    """The topic may only be written. One created by the administrator keeps its settings; a missing one is created."""
     admin = new_backend()
     await admin.open()
     await admin.create_topic(topic, _ONE)

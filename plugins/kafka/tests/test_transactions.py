@@ -1,4 +1,4 @@
-"""Consume, process and produce: each event is answered once, whatever is killed."""
+"""Consume, process and produce: each event has one result, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_each_event_once_although_workers_are_killed(
     bus = EventBus(new_backend())
     await bus.open()
     for name in (source, target):
-        await bus.backend.create_topic(name, TopicConfig(partitions=3))
+        await bus.door.create_topic(name, TopicConfig(partitions=3))
     options = json.dumps(
         {
             "bootstrap_servers": kafka.servers(),
@@ -71,7 +71,7 @@ async def test_each_event_once_although_workers_are_killed(
         await publishing
 
         async def done() -> bool:
-            return sum(g.lag or 0 for g in await bus.backend.groups() if g.topic == source) == 0
+            return sum(g.lag or 0 for g in await bus.door.groups() if g.topic == source) == 0
 
         await eventually(done)
     finally:
@@ -80,7 +80,7 @@ async def test_each_event_once_although_workers_are_killed(
             await one.wait()
     made: list[Any] = []
     following: Any = StartAt.EARLIEST
-    while page := await bus.backend.read(target, following, 1_000):
+    while page := await bus.door.read(target, following, 1_000):
         made += [delivery.record.event.payload for delivery in page]
         following = {}
         for delivery in page:

@@ -1,4 +1,4 @@
-"""Doubles events from one topic into another, until it is killed. ``transform_worker.py OPTIONS SOURCE TARGET``."""
+"""Publish two events for each event of a topic to another, until killed. ``transform_worker.py OPTIONS SOURCE TARGET``."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
 """The Pub/Sub bus against Google's own client, on Google's fake in another process; a payload is 500 bytes, and messages have
-16 ordering keys on both sides. Sides take turns, and a ratio is the median of the ratios of neighbours; above 1 the bus is
-faster. CPU is that of this process, by message.
+16 ordering keys on both sides. The sides take turns, and a ratio is the median of neighbours' ratios; above 1 the bus is faster.
+Costs are CPU time of this process per message.
 
-Publishing. Floor: ``PublisherClient`` with ordering, 1,000 messages and 1 MB a request, and the very attributes that the
-bus writes, made beforehand; all futures are waited for. Ours: ``publish_many`` in calls of 500, eight calls at once, and
+Publishing. Floor: ``PublisherClient`` with ordering, 1,000 messages and 1 MB a request, and the same attributes that the
+bus writes, prepared beforehand; all futures are awaited. dimesh: ``publish_many`` in calls of 500, eight calls at once, and
 ``publish`` with 500 in flight.
 
 Consuming. Floor: ``SubscriberClient.subscribe`` with a callback that counts and acknowledges, on a subscription without
-order, which is its faster way. Ours, with order: an empty handler of a
-group. From the first message to the last, so that connecting is not counted.
+order, which is faster for it. dimesh, with order: an empty handler of a group. Both from the first message to the last,
+so that connecting is not counted.
 
-Latency: one publisher that awaits, one handler; from before the publish to the handler. The fake looks for something to
-deliver every 10 ms.
+Latency: one publisher that awaits each publish, one handler; from before the publish to the handler. The fake polls for
+messages to deliver every 10 ms.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SINGLES = 50 if SHORT else 300
 PROJECT = "bench"
 
 Figures = tuple[float, float]
-"""Messages a second, CPU seconds of a message"""
+"""Messages per second, and CPU seconds per message."""
 
 
 def events(count: int) -> list[Event]:
@@ -60,7 +60,7 @@ def events(count: int) -> list[Event]:
 
 
 class Watch:
-    """Time and CPU from its making on."""
+    """A stopwatch for wall and CPU time that starts when it is created."""
 
     def __init__(self) -> None:
         self.cpu = time.process_time()
@@ -98,7 +98,7 @@ class Floor:
         return watch.figures(len(waiting))
 
     def subscribe(self, topic: str) -> None:
-        """Without order: with it, this client hands out one message of a key at a time."""
+        """Consume without order: with it, this client delivers only one message of a key at a time."""
         with pubsub_v1.SubscriberClient(credentials=AnonymousCredentials()) as client:
             path = client.subscription_path(PROJECT, f"raw~{topic}")
             client.create_subscription(
@@ -202,7 +202,7 @@ async def measure(address: str) -> list[dict[str, Any]]:
         for number in range(ROUNDS + 1):
             raw, own = (f"bench.{uuid4().hex[:8]}" for _ in range(2))
             for topic in (raw, own):
-                # Nobody is to be told while publishing is measured.
+                # Create the topics, which have no subscription while publishing is measured.
                 await bus.publish(topic, events(1)[0])
             base = await asyncio.to_thread(floor.published, raw)
             pairs = {
@@ -210,7 +210,7 @@ async def measure(address: str) -> list[dict[str, Any]]:
                 "many": (base, await many(bus, own, sample)),
             }
             for topic in (raw, own):
-                await bus.backend.delete_topic(topic)
+                await bus.door.delete_topic(topic)
             stored = f"bench.{uuid4().hex[:8]}"
             await bus.unsubscribe(await bus.subscribe(stored, lambda _: None, "own"))
             await asyncio.to_thread(floor.subscribe, stored)
@@ -219,7 +219,7 @@ async def measure(address: str) -> list[dict[str, Any]]:
                 await asyncio.to_thread(floor.consumed, stored, COUNT),
                 await consumed(bus, stored, COUNT, "own"),
             )
-            await bus.backend.delete_topic(stored)
+            await bus.door.delete_topic(stored)
             if number:
                 for name, pair in pairs.items():
                     found[name].append(pair)
@@ -264,7 +264,7 @@ async def measure(address: str) -> list[dict[str, Any]]:
 
 
 def run() -> list[dict[str, Any]]:
-    """Publishing, consuming, latency."""
+    """Measure publishing, consuming and latency."""
     with pubsub_fake() as server:
         return asyncio.run(measure(server.address))
 

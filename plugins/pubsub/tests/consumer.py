@@ -1,4 +1,4 @@
-"""Handles events until it is killed. ``consumer.py OPTIONS TOPIC``; one line for each event, at its beginning."""
+"""Handle events until killed. ``consumer.py OPTIONS TOPIC``; print one line when the handling of an event begins."""
 
 from __future__ import annotations
 

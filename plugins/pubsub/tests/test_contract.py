@@ -8,7 +8,6 @@ from typing import Any
 import pubsub_fixtures
 import pytest
 
-from dimesh.capabilities import Capability
 from dimesh_contracts.bus import BusBackendContract, NewBackend
 from dimesh_pubsub.backend import PubSubBackend
 from servers.pubsub.fake import PubSub
@@ -19,20 +18,10 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 class TestPubSub(BusBackendContract):
     patience = 30.0
     family = "queue"
-    max_payload = 4_000_000  # of the fake; the service takes 10 MB
-    offers = {
-        Capability.DURABLE,
-        Capability.POWER_SAFE,
-        Capability.LOOK_BACK,
-        Capability.START_BY_TIME,
-        Capability.GROUPS,
-        Capability.MULTI_PROCESS,
-        Capability.KEY_ORDER,
-        Capability.FILTER_PUSHDOWN,
-        Capability.AGE_RETENTION,
-        Capability.TOPIC_ADMIN,
-        Capability.NATIVE_LEASE,
-    }
+    oversized = 10_000_001
+    max_payload = 4_000_000  # the limit of the fake; the service accepts 10 MB
+    max_text = 1_024
+    offers = pubsub_fixtures.OFFERS
 
     @pytest.fixture
     def new_backend(self, new_backend: Callable[..., PubSubBackend]) -> NewBackend:

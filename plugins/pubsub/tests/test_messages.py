@@ -1,4 +1,4 @@
-"""Records as messages and back, names, filters: without a server."""
+"""Conversion of records to messages and back, names and filters, without a server."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_bytes_that_are_no_event_come_back_too(header: bytes, payload: bytes, ke
         max_size=6,
     ),
 )
-def test_whatever_comes_in_is_a_record(data: bytes, attributes: dict[str, str]) -> None:
-    """Hostile messages never raise: the engine makes dead letters of what is no event, with the original bytes."""
+def test_any_message_becomes_a_record(data: bytes, attributes: dict[str, str]) -> None:
+    """Hostile messages never raise: the engine dead-letters a message that is not an event, with its original bytes."""
     record = from_message(Message(data=data, attributes=attributes))
     try:
         assert record.event.event_id
@@ -128,7 +128,7 @@ def test_what_plain_consumers_see() -> None:
     assert attributes["X-Own"] == "1"
     assert not {"raw", "long"} & set(
         attributes
-    )  # they cannot be attributes; readers of the mesh get them all the same
+    )  # they cannot be attributes, but readers of the mesh receive them
     assert dict(there_and_back(Record.of(event, "k")).event.headers) == dict(event.headers)
 
 
@@ -144,7 +144,7 @@ def test_the_attributes_are_those_of_the_binary_mode(event: Event) -> None:
     }
 
 
-def test_too_much_for_a_message_is_refused() -> None:
+def test_too_many_or_too_large_attributes_are_refused() -> None:
     event = Event("a.b").replace(headers={f"h{n}": "v" * 1_000 for n in range(99)})
     with pytest.raises(EventError, match="at most 100"):
         to_message(Record.of(event, "k"), "k")
@@ -161,7 +161,7 @@ def test_attributes_added_on_the_way_are_kept() -> None:
     assert found.metadata == event.metadata
 
 
-def test_a_cloudevent_of_somebody_else() -> None:
+def test_a_cloudevent_of_another_system() -> None:
     attributes = {
         "ce-specversion": "1.0", "ce-id": "i-1", "ce-source": "/shop", "ce-type": "com.shop.order",
         "ce-color": "100%", "ce-datacontenttype": "application/json", "traceroute": "x",

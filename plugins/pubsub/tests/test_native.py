@@ -1,4 +1,4 @@
-"""What Pub/Sub has and a log has not: attempts counted by the service, snapshots, filters, exactly-once delivery."""
+"""Features of Pub/Sub that a log lacks: attempts counted by the service, snapshots, filters, exactly-once delivery."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def reader(backend: PubSubBackend, topic: str, group: str | None = None, *
 
 @pytest.fixture(params=["fake", "small"])
 def either(request: pytest.FixtureRequest) -> Make:
-    """Backends on Google's fake, and on the small server."""
+    """Return a function that makes backends, on Google's fake or on the small server."""
     return request.getfixturevalue("new_backend" if request.param == "fake" else "make")
 
 
@@ -58,8 +58,8 @@ async def test_the_service_filters(either: Make, topic: str) -> None:
     assert payloads(await one.take(2)) == [1, 4]
     await one.commit()
     await one.close()
-    # Fewer of those is the client's work; others are not to be had without making the group anew.
-    with pytest.raises(ConfigurationError, match=r"made with the filter.*another group.*reset=True"):
+    # The client can filter further; other events would require a new group.
+    with pytest.raises(ConfigurationError, match=r"created with the filter.*another group.*reset=True"):
         await reader(backend, topic, "g", filter=Filter(frozenset({"order.sent"})))
     other = await reader(backend, topic, "g", filter=Filter(frozenset({"order.sent"})), reset=True)
     await backend.append(topic, [record(5, kind="order.sent"), record(6, kind="order.made")])
@@ -68,7 +68,7 @@ async def test_the_service_filters(either: Make, topic: str) -> None:
     await backend.close()
 
 
-async def test_filters_can_stay_at_home(either: Make, topic: str) -> None:
+async def test_filters_can_run_in_the_client(either: Make, topic: str) -> None:
     bus = EventBus(either(push_filters=False))
     for kind in ("a.one", "a.two"):
         handled: list[Any] = []
@@ -115,7 +115,7 @@ async def test_a_topic_that_keeps_nothing_says_so(either: Make, topic: str) -> N
 
 
 async def test_snapshots(small: SmallPubSub, project: str, topic: str) -> None:
-    """What was open when it was taken comes again, and all that came since; on the small server, the fake has none."""
+    """Events pending at the snapshot and all later ones are delivered again; on the small server, as the fake has none."""
     bus = PubSubEventBus(project, emulator_host=small.address)
     handled: list[Any] = []
 
@@ -135,7 +135,7 @@ async def test_snapshots(small: SmallPubSub, project: str, topic: str) -> None:
     await bus.seek_to_snapshot(topic, "g", "release-7")
     await bus.subscribe(topic, handle, "g")
     await until(lambda: handled == ["before", "open", "since", "open", "since"])
-    with pytest.raises(BusError, match="take the snapshot release-7: ALREADY_EXISTS"):
+    with pytest.raises(BusError, match="create the snapshot release-7: ALREADY_EXISTS"):
         await bus.snapshot(topic, "g", "release-7")
     await bus.delete_snapshot("release-7")
     with pytest.raises(BusError, match="NOT_FOUND"):
@@ -144,7 +144,7 @@ async def test_snapshots(small: SmallPubSub, project: str, topic: str) -> None:
 
 
 async def test_attempts_count_on_in_the_next_process(make: Make, topic: str) -> None:
-    """With ``dead_letter_after`` the service counts; the engine goes on from there and buries it with its reason."""
+    """With ``dead_letter_after`` the service counts; the engine continues the count and dead-letters with the reason."""
     policy = SubscriptionOptions(retry=RetryPolicy(attempts=4, base=0.01, maximum=0.01))
     seen: list[int] = []
     for _ in range(3):
@@ -187,7 +187,7 @@ async def test_exactly_once_is_the_groups_own(make: Make, topic: str) -> None:
 
 
 async def test_a_lapsed_lease_is_renewed_and_not_handed_out_twice(project: str, topic: str) -> None:
-    """Extending fails for longer than the lease: the event comes again to this process, which still handles it."""
+    """Extending fails for longer than the lease: this process receives the event again while it still handles it."""
     with pubsub_small() as server:
         backend = pubsub_fixtures.backend(server.address, project)
         await backend.open()
@@ -204,7 +204,7 @@ async def test_a_lapsed_lease_is_renewed_and_not_handed_out_twice(project: str, 
         await backend.close()
 
 
-async def test_who_left_without_goodbye_leaves_no_subscription_for_ever(either: Make, topic: str) -> None:
+async def test_the_subscription_of_a_killed_process_expires(either: Make, topic: str) -> None:
     backend = either()
     await backend.open()
     lone = await reader(backend, topic)
@@ -245,7 +245,7 @@ async def test_order_by(either: Make, topic: str, rule: str) -> None:
 async def test_what_a_handler_returns_comes_before_the_acknowledgement(
     make: Make, small: SmallPubSub, topic: str
 ) -> None:
-    """Publishing what it produced fails for a while: the event is not acknowledged meanwhile, and nothing is lost."""
+    """Publishing the results fails for a while: the event is not acknowledged meanwhile, and nothing is lost."""
     bus = EventBus(make(delivery_timeout=0.2))
     made: list[Any] = []
     await bus.subscribe(f"{topic}.out", lambda e: made.append(e.payload), "out")
@@ -277,6 +277,6 @@ async def test_request_and_reply(either: Make, topic: str) -> None:
         *(client.request(topic, Event("question.asked", None, n)) for n in range(5))
     )
     assert [reply.payload for reply in replies] == [1, 2, 3, 4, 5]
-    assert {(g.topic, g.group) for g in await client.backend.groups()} == {(topic, "server")}
+    assert {(g.topic, g.group) for g in await client.door.groups()} == {(topic, "server")}
     await client.close()
     await server.close()

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from dimesh import Event, EventBus
 from dimesh.clock import SystemClock
 from dimesh.errors import BusError
-from dimesh.spi.options import parse_options
+from dimesh.options import parse_options
 from dimesh_contracts.waiting import until
 from dimesh_pubsub.backend import PubSubBackend
 from dimesh_pubsub.options import PubSubOptions
@@ -60,7 +60,7 @@ def server(authority: trustme.CA, folder: Path) -> Iterator[SmallPubSub]:
 
 @pytest.fixture
 def token_server() -> Iterator[tuple[str, list[str]]]:
-    """Gives a token for a signed assertion, as Google's does."""
+    """Serve a token for a signed assertion, as Google does."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -91,7 +91,7 @@ def token_server() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture
 def key_file(folder: Path, token_server: tuple[str, list[str]]) -> Path:
-    """Of a service account that gets its tokens from the test."""
+    """Write the key file of a service account that gets its tokens from the test."""
     return account(folder / "key.json", f"{token_server[0]}/token")
 
 
@@ -159,7 +159,7 @@ async def refused(made: PubSubBackend, said: str) -> None:
 
 
 async def test_a_certificate_of_an_unknown_authority(server: SmallPubSub, key_file: Path) -> None:
-    await refused(backend(server, key_file, None), "not of an authority that is trusted.*tls_ca")
+    await refused(backend(server, key_file, None), "not from a trusted authority.*tls_ca")
 
 
 async def test_a_certificate_for_another_name(authority: trustme.CA, folder: Path, key_file: Path) -> None:
@@ -177,7 +177,7 @@ async def test_an_expired_certificate(authority: trustme.CA, folder: Path, key_f
 
 async def test_no_tls_there(folder: Path, key_file: Path) -> None:
     with pubsub_small() as plain:
-        await refused(backend(plain, key_file, folder / "ca.pem"), "does not speak TLS")
+        await refused(backend(plain, key_file, folder / "ca.pem"), "does not use TLS")
 
 
 async def test_a_token_that_is_refused(folder: Path, authority: trustme.CA, key_file: Path) -> None:
@@ -189,4 +189,4 @@ async def test_no_token_is_given(
     server: SmallPubSub, folder: Path, token_server: tuple[str, list[str]]
 ) -> None:
     key = account(folder / "refused.json", f"{token_server[0]}/refused")
-    await refused(backend(server, key, folder / "ca.pem"), "the credentials gave no token")
+    await refused(backend(server, key, folder / "ca.pem"), "no token could be obtained with the credentials")

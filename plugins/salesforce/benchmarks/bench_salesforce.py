@@ -1,7 +1,8 @@
-"""Salesforce: decoding, a change's way to its handler, and a snapshot into the sqlite bus.
+"""Salesforce: decoding, the time from a change to its handler, and a snapshot into the sqlite bus.
 
-The sandbox runs in a process of its own, so that CPU time here is ours alone. Latency is from the sandbox's answer to the
-request that changed a record to the handler, in the same machine; what Salesforce itself holds back comes on top.
+The sandbox runs in a process of its own, so that the CPU time measured here is that of the connector and the bus. The latency
+is the time from sending the request that changes a record until the handler is called, on one machine; Salesforce's own delay
+comes on top.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import fastavro
 import httpx
 
 from dimesh import EventBusFactory, SalesforceCDCConnector, StartAt
-from dimesh_salesforce.events import read
+from dimesh_salesforce.events import EventReader
 from dimesh_salesforce.fields import Fields
 from dimesh_salesforce.sandbox import CLIENT_ID, CLIENT_SECRET, Org
 from dimesh_salesforce.sandbox.rest import Rest
@@ -34,7 +36,7 @@ ROWS = 5_000 if SHORT else 50_000
 
 
 class Sandbox:
-    """In another process."""
+    """The sandbox, in another process."""
 
     def __enter__(self) -> Sandbox:
         command = [sys.executable, "-m", "dimesh_salesforce.sandbox", "--port", "0", "--grpc-port", "0"]
@@ -51,30 +53,41 @@ class Sandbox:
 
 
 def decoding() -> dict[str, Any]:
-    """Changes a second, from bytes to the change that the runner takes."""
+    """Measure changes per second, from bytes to the change that the runner receives."""
     org = Org()
     id = org.create("Account", {"Name": "Ada"})
     for n in range(DECODED):
         org.update("Account", id, {"Name": f"n{n}", "BillingCity": f"c{n}", "AnnualRevenue": float(n)})
-    told = org.told[1:]
-    schema = Schema("s", org.schemas[told[0].schema_id])
+    events = org.events[1:]
+    schema = Schema("s", org.schemas[events[0].schema_id])
     fields = Fields("Account", Rest(org).describe("Account"))
-    began = time.process_time()
-    for event in told:
-        read(schema, schema.decode(event.payload), fields, lambda user, origin: False, "66.0")
-    took = time.process_time() - began
-    floor_began = time.process_time()
-    for event in told:
-        fastavro.schemaless_reader(io.BytesIO(event.payload), schema.parsed, None)
-    floor = time.process_time() - floor_began
-    value = DECODED / took
+    reader = EventReader(schema, fields, lambda user, origin: False, "66.0")
+    took = _best(events, lambda payload: reader.read(schema.decode(payload)))
+    floor = _best(
+        events, lambda payload: fastavro.schemaless_reader(io.BytesIO(payload), schema.parsed, None)
+    )
+    value = 1 / took
     return {
-        "name": f"changes decoded ({took / floor:.1f}x fastavro alone)",
+        "name": "changes decoded, floor: fastavro alone",
         "value": value,
         "unit": "/s CPU",
-        "target": "≥ 5,000",
-        "ok": value >= 5_000,
+        "floor": 1 / floor,
+        "ratio": floor / took,
+        "target": "≥ 20,000",
+        "ok": value >= 20_000,
     }
+
+
+def _best(events: list[Any], read_one: Callable[[bytes], Any]) -> float:
+    """Return the CPU seconds of one event, in the fastest of 20 parts: another process on the same core costs CPU time, too."""
+    size = len(events) // 20
+    found = []
+    for begin in range(0, size * 20, size):
+        began = time.process_time()
+        for event in events[begin : begin + size]:
+            read_one(event.payload)
+        found.append((time.process_time() - began) / size)
+    return min(found)
 
 
 async def _capture() -> list[dict[str, Any]]:
@@ -101,11 +114,11 @@ async def _capture() -> list[dict[str, Any]]:
             await bus.subscribe("cdc.salesforce", handle, "bench", start=StartAt.LATEST)
             delays = []
             for n in range(CHANGES):
+                at = time.perf_counter()  # the handler can be called before the answer is here
                 sent = await http.post(
                     "/_sandbox/records", json={"object": "Account", "fields": {"Name": f"b{n}"}}
                 )
                 sent.raise_for_status()
-                at = time.perf_counter()
                 while f"b{n}" not in arrived:
                     await asyncio.sleep(0.0005)
                 delays.append((arrived[f"b{n}"] - at) * 1000)
@@ -114,7 +127,7 @@ async def _capture() -> list[dict[str, Any]]:
     p99 = sorted(delays)[int(len(delays) * 0.99)]
     return [
         {
-            "name": f"snapshot into the sqlite bus ({ROWS / wall:,.0f}/s on the clock)",
+            "name": f"snapshot into the sqlite bus ({ROWS / wall:,.0f}/s of wall time)",
             "value": value,
             "unit": "rows/s CPU",
             "target": "≥ 5,000",
@@ -131,7 +144,7 @@ async def _capture() -> list[dict[str, Any]]:
 
 
 def run() -> list[dict[str, Any]]:
-    """Decoding, snapshot, latency."""
+    """Measure decoding, snapshot and latency."""
     return [decoding(), *asyncio.run(_capture())]
 
 

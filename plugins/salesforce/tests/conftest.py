@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dimesh.clock import SystemClock
-from dimesh.spi.options import parse_options
+from dimesh.options import parse_options
 from dimesh_salesforce.options import SalesforceOptions
 from dimesh_salesforce.sandbox import CLIENT_ID, CLIENT_SECRET, SalesforceSandbox
 from dimesh_salesforce.source import SalesforceSource
@@ -17,7 +17,7 @@ from dimesh_salesforce.source import SalesforceSource
 
 @pytest.fixture(autouse=True)
 def own_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What an earlier server of the same port said of its limits is not for this one."""
+    """Give each test a ledger of its own: limits that an earlier server of the same port set are not for this one."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -29,7 +29,7 @@ async def sandbox() -> AsyncIterator[SalesforceSandbox]:
 
 @pytest.fixture
 def options(sandbox: SalesforceSandbox) -> dict[str, Any]:
-    """Of a source on the sandbox."""
+    """Return the options of a source on the sandbox."""
     return {
         "instance_url": sandbox.url,
         "client_id": CLIENT_ID,
@@ -41,9 +41,18 @@ def options(sandbox: SalesforceSandbox) -> dict[str, Any]:
 
 
 @pytest.fixture
-def new_source(options: dict[str, Any]) -> Callable[..., SalesforceSource]:
+async def new_source(options: dict[str, Any]) -> AsyncIterator[Callable[..., SalesforceSource]]:
+    """Yield a function that makes a source; each is closed after the test, also if the test fails."""
+    made: list[SalesforceSource] = []
+
     def make(**more: Any) -> SalesforceSource:
         given = {key: value for key, value in {**options, **more}.items() if value is not None}
-        return SalesforceSource(parse_options(SalesforceOptions, given, "source 'salesforce'"), SystemClock())
+        source = SalesforceSource(
+            parse_options(SalesforceOptions, given, "source 'salesforce'"), SystemClock()
+        )
+        made.append(source)
+        return source
 
-    return make
+    yield make
+    for source in made:
+        await source.close()

@@ -15,7 +15,7 @@ from dimesh_salesforce.source import SalesforceSource
 
 
 class Accounts:
-    """Keys and values as accounts."""
+    """A store of keys and values as accounts."""
 
     object = "Account"
 
@@ -37,6 +37,31 @@ class Accounts:
 
     async def lose_history(self) -> None:
         self._org.skew += 73 * 3_600
+
+    async def skew(self, seconds: float) -> None:
+        self._org.skew += seconds
+
+    async def hide(self, key: str) -> None:
+        self._org.unseen[self._ids[key]] = float("inf")
+
+    derived_field = "Score__c"
+
+    async def derive(self, key: str, value: str) -> None:
+        self._org.derive("Account", self._ids[key], {"Score__c": value})
+
+    def derived(self, row: Any) -> str | None:
+        return row.get("Score__c")
+
+    silent_object = "AccountFeed"
+
+    async def put_silently(self, key: str, value: str) -> None:
+        if key in self._ids:
+            self._org.update("AccountFeed", self._ids[key], {"Body": value})
+        else:
+            self._ids[key] = self._org.create("AccountFeed", {"Body": value})
+
+    def silent_value(self, row: Any) -> str:
+        return str(row["Body"])
 
     async def expire_credentials(self) -> None:
         self._sandbox.tokens.locked = True
@@ -61,12 +86,19 @@ class _Salesforce(CDCSourceContract):
 
 
 class TestSalesforce(_Salesforce):
+    long = {
+        "test_what_was_lost_is_repaired",
+        "test_a_row_that_a_list_leaves_out",
+        "test_a_stream_resumes_anywhere",
+    }
+
     @pytest.fixture
     def new_source(self, new_source: Callable[..., SalesforceSource]) -> NewSource:
-        return new_source
+        return lambda: new_source(poll=0.1)
 
 
+@pytest.mark.slow
 class TestBulk(_Salesforce):
     @pytest.fixture
     def new_source(self, new_source: Callable[..., SalesforceSource]) -> NewSource:
-        return lambda: new_source(bulk_above=0, page=500)
+        return lambda: new_source(bulk_above=0, page=500, poll=0.1)

@@ -1,4 +1,4 @@
-"""Options that cannot work are refused before anything is asked."""
+"""Options that cannot work are refused before any request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dimesh.errors import ConfigurationError
-from dimesh.spi.options import parse_options
+from dimesh.options import parse_options
 from dimesh_salesforce.options import SalesforceOptions
 
 GOOD = {"instance_url": "https://company.my.salesforce.com", "access_token": "s3cr3t-token"}
@@ -38,7 +38,7 @@ def parse(**more: Any) -> SalesforceOptions:
         ({"nobody": 1}, "nobody"),
     ],
 )
-def test_what_cannot_work(wrong: dict[str, Any], said: str) -> None:
+def test_options_that_cannot_work(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as failed:
         parse(**wrong)
     assert "s3cr3t" not in str(failed.value)
@@ -50,6 +50,6 @@ def test_secrets_are_not_shown() -> None:
     assert "s3cr3t" not in repr(parse(client_id="app", client_secret="s3cr3t-secret"))
 
 
-def test_a_key_file_that_is_not_there() -> None:
+def test_a_missing_key_file() -> None:
     with pytest.raises(ConfigurationError, match="private_key_file"):
         parse(access_token=None, client_id="x", username="u", private_key_file="/nowhere/key.pem").key()

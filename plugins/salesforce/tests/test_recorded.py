@@ -1,4 +1,4 @@
-"""What Salesforce was seen to answer, field by field (sources: the published protocol, its documentation, recordings)."""
+"""Answers of Salesforce, field by field (sources: the published protocol, its documentation, recordings)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from dimesh_contracts.waiting import deadline
 from dimesh_salesforce import api
 from dimesh_salesforce.sandbox import ACCESS_TOKEN, CLIENT_ID, SalesforceSandbox
-from dimesh_salesforce.sandbox.org import ORGANIZATION, with_suffix
+from dimesh_salesforce.sandbox.org import ORGANIZATION
+from dimesh_salesforce.sandbox.table import with_suffix
 
 METADATA = (("accesstoken", ACCESS_TOKEN), ("instanceurl", "https://x.example"), ("tenantid", ORGANIZATION))
 
@@ -186,11 +187,11 @@ async def test_bitmaps_of_members_come_without_their_parents_bit(sandbox: Salesf
     id = org.create("Account", {"Name": "a"})
     org.skew += 5
     org.update("Account", id, {"ShippingStreet": "1 Way"})
-    told = org.told[-1]
+    told = org.events[-1]
     parsed = fastavro.parse_schema(json.loads(org.schemas[told.schema_id]))
     event: Any = fastavro.schemaless_reader(io.BytesIO(told.payload), parsed, None)
-    place = [f.name for f in org.kinds["Account"].fields].index("ShippingAddress") + 1
-    modified = [f.name for f in org.kinds["Account"].fields].index("LastModifiedDate") + 1
+    place = [f.name for f in org.kinds["Account"].told].index("ShippingAddress") + 1
+    modified = [f.name for f in org.kinds["Account"].told].index("LastModifiedDate") + 1
     top, nested = event["ChangeEventHeader"]["changedFields"]
     assert int(top, 16) == 1 << modified
     assert nested == f"{place}-0x01"
@@ -264,4 +265,4 @@ async def test_a_page_to_change_things_by_hand(sandbox: SalesforceSandbox) -> No
         wrong = await http.post("/_sandbox/streams", json={"nobody": 1})
         assert (wrong.status_code, "there are: silent" in wrong.json()["error"]) == (400, True)
         assert (await http.post("/_sandbox/nobody", json={})).status_code == 400
-    assert len(sandbox.org.told) == 3
+    assert len(sandbox.org.events) == 3

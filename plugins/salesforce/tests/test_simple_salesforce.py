@@ -1,4 +1,4 @@
-"""The common client of Salesforce's REST API does its usual work against the sandbox: proof that it speaks the real API."""
+"""The common client of Salesforce's REST API works against the sandbox: proof that the sandbox behaves as the real API does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dimesh_salesforce.sandbox import ACCESS_TOKEN, CLIENT_ID, CLIENT_SECRET, Sa
 
 @pytest.fixture
 async def tls(tmp_path: Path) -> AsyncIterator[tuple[SalesforceSandbox, requests.Session]]:
-    """It speaks TLS only."""
+    """Serve the sandbox with TLS, since the client uses nothing else."""
     ca = trustme.CA()
     made = ca.issue_cert("127.0.0.1")
     made.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
@@ -74,10 +74,11 @@ def work(sandbox: SalesforceSandbox, session: requests.Session) -> None:
         client.Account.get(ids[3])
 
 
+@pytest.mark.slow
 async def test_its_usual_work(tls: tuple[SalesforceSandbox, requests.Session]) -> None:
     await asyncio.to_thread(work, *tls)
-    told = [entry.object for entry in tls[0].org.told]
-    assert told == ["Account"] * 27  # what it wrote is told to subscribers
+    told = [entry.object for entry in tls[0].org.events]
+    assert told == ["Account"] * 27  # subscribers receive the changes
 
 
 async def test_a_token_by_hand(tls: tuple[SalesforceSandbox, requests.Session]) -> None:

@@ -1,7 +1,7 @@
-"""Stripe: a snapshot into the sqlite bus, and a change's way to its handler with webhook hints and without.
+"""Stripe: a snapshot into the sqlite bus, and the time from a change to its handler, with webhooks and without.
 
-The sandbox runs in a process of its own, so that CPU time here is ours alone. Latency is from the sandbox's answer to the
-request that made a customer to the handler, on the same machine.
+The sandbox runs in a process of its own, so that the CPU time measured here is that of the connector and the bus. The latency
+is the time from sending the request that creates a customer until the handler is called, on one machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from dimesh import EventBusFactory, StartAt, StripeCDCConnector
+from dimesh import Event, EventBusFactory, StartAt, StripeCDCConnector
 from dimesh_stripe import WebhookReceiver
 from dimesh_stripe.sandbox.server import KEY
 
@@ -27,10 +27,11 @@ SHORT = os.environ.get("MESH_BENCH_SHORT") == "1"
 CHANGES = 20 if SHORT else 200
 ROWS = 2_000 if SHORT else 20_000
 POLL = 0.2
+PAGE = 100
 
 
 class Sandbox:
-    """In another process."""
+    """The sandbox, in another process."""
 
     def __enter__(self) -> Sandbox:
         command = [sys.executable, "-m", "dimesh_stripe.sandbox", "--port", "0", "--customers", str(ROWS)]
@@ -44,8 +45,23 @@ class Sandbox:
         self._process.communicate()
 
 
-async def _capture(hints: bool) -> tuple[float, float, list[float]]:
-    """Rows a second of CPU and of the clock, and the delays in ms."""
+async def _floor(events: list[Event]) -> float:
+    """Return how many of these events are made and published per second of CPU time, in batches of Stripe's size."""
+    with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
+        async with EventBusFactory.create("sqlite", path=str(Path(folder) / "mesh.db")) as bus:
+            parts = [(e.event_type.value, e.metadata, e.payload, e.metadata.ordering_key) for e in events]
+            began = time.process_time()
+            for at in range(0, len(parts), PAGE):
+                page = parts[at : at + PAGE]
+                made = [Event(kind, metadata, payload) for kind, metadata, payload, _ in page]
+                await bus.publish_many(
+                    "floor", made, keys=[key for *_, key in page], state={"position": b"p"}
+                )
+            return len(parts) / (time.process_time() - began)
+
+
+async def _capture(hints: bool) -> tuple[float, float, float, list[float]]:
+    """Return rows per second of CPU time, of the floor and of wall time, and the delays in milliseconds."""
     with Sandbox() as sandbox, tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         async with (
             EventBusFactory.create("sqlite", path=str(Path(folder) / "mesh.db")) as bus,
@@ -61,7 +77,18 @@ async def _capture(hints: bool) -> tuple[float, float, list[float]]:
                 await asyncio.sleep(0.02)
             cpu, wall = time.process_time() - began, time.perf_counter() - wall
             server = task = None
+            rows: list[Event] = []
+
+            async def note(event: Event) -> None:
+                rows.append(event)
+
+            floor = 0.0
             if hints:
+                await bus.subscribe("cdc.stripe", note, "floor", start=StartAt.EARLIEST)
+                while len(rows) < ROWS:
+                    await asyncio.sleep(0.02)
+                await bus.unsubscribe("floor")
+                floor = await _floor(rows)
                 secrets = ["whsec_not_yet"]
                 receiver = WebhookReceiver(connector.hint, secrets)
                 config = uvicorn.Config(receiver.app("/"), port=0, log_config=None, lifespan="off", ws="none")
@@ -81,8 +108,8 @@ async def _capture(hints: bool) -> tuple[float, float, list[float]]:
             await bus.subscribe("cdc.stripe", handle, "bench", start=StartAt.LATEST)
             delays = []
             for n in range(CHANGES):
-                (await http.post("/v1/customers", data={"name": f"b{n}"})).raise_for_status()
                 at = time.perf_counter()
+                (await http.post("/v1/customers", data={"name": f"b{n}"})).raise_for_status()
                 while f"b{n}" not in arrived:
                     await asyncio.sleep(0.0005)
                 delays.append((arrived[f"b{n}"] - at) * 1000)
@@ -90,22 +117,23 @@ async def _capture(hints: bool) -> tuple[float, float, list[float]]:
             if server is not None and task is not None:
                 server.should_exit = True
                 await task
-    return ROWS / cpu, ROWS / wall, delays
+    return ROWS / cpu, floor, ROWS / wall, delays
 
 
 def run() -> list[dict[str, Any]]:
-    """Snapshot and latency."""
-    rate, clock, hinted = asyncio.run(_capture(True))
-    _, _, polled = asyncio.run(_capture(False))
+    """Measure snapshot and latency."""
+    rate, floor, clock, hinted = asyncio.run(_capture(True))
+    *_, polled = asyncio.run(_capture(False))
     with_hints, without = statistics.median(hinted), statistics.median(polled)
     target = POLL * 1000 + 50
     return [
         {
-            "name": f"snapshot into the sqlite bus ({clock:,.0f}/s on the clock)",
+            "name": f"snapshot into the sqlite bus ({clock:,.0f}/s of wall time; {floor / rate:.1f}x the CPU of making and "
+            f"publishing the same events, {floor:,.0f}/s)",
             "value": rate,
             "unit": "rows/s CPU",
-            "target": "≥ 5,000",
-            "ok": rate >= 5_000,
+            "target": "≥ 15,000",
+            "ok": rate >= 15_000,
         },
         {
             "name": f"change to handler with webhooks, p50 (p99 {sorted(hinted)[int(len(hinted) * 0.99)]:.1f} ms)",

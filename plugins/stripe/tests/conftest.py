@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dimesh.clock import SystemClock
-from dimesh.spi.options import parse_options
+from dimesh.options import parse_options
 from dimesh_stripe.options import StripeOptions
 from dimesh_stripe.sandbox import StripeSandbox
 from dimesh_stripe.sandbox.server import KEY
@@ -18,7 +18,7 @@ from dimesh_stripe.source import StripeSource
 
 @pytest.fixture(autouse=True)
 def own_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What an earlier server of the same port said of its limits is not for this one."""
+    """Give each test a ledger of its own: limits that an earlier server of the same port set are not for this one."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -29,9 +29,16 @@ async def sandbox() -> AsyncIterator[StripeSandbox]:
 
 
 @pytest.fixture
-def new_source(sandbox: StripeSandbox) -> Callable[..., StripeSource]:
+async def new_source(sandbox: StripeSandbox) -> AsyncIterator[Callable[..., StripeSource]]:
+    """Yield a function that makes a source; each is closed after the test, also if the test fails."""
+    made: list[StripeSource] = []
+
     def make(**options: Any) -> StripeSource:
         given = {"api_key": KEY, "url": sandbox.url, "poll": 0.05, "reread": 0.2, "rate": 1_000, **options}
-        return StripeSource(parse_options(StripeOptions, given, "source 'stripe'"), SystemClock())
+        source = StripeSource(parse_options(StripeOptions, given, "source 'stripe'"), SystemClock())
+        made.append(source)
+        return source
 
-    return make
+    yield make
+    for source in made:
+        await source.close()

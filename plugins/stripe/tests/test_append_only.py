@@ -1,4 +1,4 @@
-"""Balance transactions: there are no events of them, and they are followed by their list."""
+"""Balance transactions: Stripe sends no events for them, so the source follows their list."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from dimesh import Event, EventBusFactory, StartAt, StripeCDCConnector
-from dimesh.cdc import SqliteCDCStore
+from dimesh import Event, EventBusFactory, SqliteCDCStore, StartAt, StripeCDCConnector
 from dimesh.errors import SourcePositionLostError
 from dimesh.spi.cdc import Change, Operation
 from dimesh_contracts.waiting import deadline, until
@@ -86,9 +85,9 @@ async def test_a_row_that_can_be_listed_only_later(sandbox: StripeSandbox, sourc
 async def test_many_rows_of_one_second_and_a_restart_anywhere(
     sandbox: StripeSandbox, source: StripeSource
 ) -> None:
-    """From every position come exactly the rows after it, also in the middle of a second."""
+    """A stream from any position returns exactly the rows after it, also in the middle of a second."""
     sandbox.account._now = lambda: 1_800_000_000.4
-    position = await source.position(NAME)  # there is none yet
+    position = await source.position(NAME)  # there is no row yet
     sandbox.account.create(NAME, {"amount": 0})
     for n in range(1, 45):
         sandbox.account.create(NAME, {"amount": n})
@@ -100,7 +99,7 @@ async def test_many_rows_of_one_second_and_a_restart_anywhere(
 
 
 async def test_a_pause_of_months_loses_nothing(sandbox: StripeSandbox, source: StripeSource) -> None:
-    """Rows are kept for ever: what is 30 days old is not forgotten, as events are."""
+    """Stripe keeps rows for ever: they are not forgotten after 30 days, as events are."""
     account = sandbox.account
     account.create(NAME, {"amount": 0})
     position = await source.position(NAME)
@@ -111,13 +110,13 @@ async def test_a_pause_of_months_loses_nothing(sandbox: StripeSandbox, source: S
     assert amounts(changes) == list(range(1, 31))
 
 
-async def test_a_position_whose_row_is_not_there(sandbox: StripeSandbox, source: StripeSource) -> None:
+async def test_a_position_whose_row_does_not_exist(sandbox: StripeSandbox, source: StripeSource) -> None:
     sandbox.account.create(NAME, {"amount": 0})
     with pytest.raises(SourcePositionLostError, match="does not know the position of balance_transaction"):
         await read(source, b'["txn_of_another_account",1800000000,{}]', 1)
 
 
-async def test_the_sandbox_never_changes_one(sandbox: StripeSandbox) -> None:
+async def test_the_sandbox_never_changes_a_row(sandbox: StripeSandbox) -> None:
     row = sandbox.account.create(NAME, {"amount": 0})
     assert row["id"].startswith("txn_")
     headers = {"authorization": f"Bearer {KEY}"}
@@ -132,8 +131,8 @@ async def test_the_sandbox_never_changes_one(sandbox: StripeSandbox) -> None:
     assert sandbox.account.rows(NAME) == [row]
 
 
-async def test_on_the_bus_each_comes_once(sandbox: StripeSandbox, tmp_path: Path) -> None:
-    """Through a connector that is stopped and started again, next to an object that has events."""
+async def test_each_row_is_published_once(sandbox: StripeSandbox, tmp_path: Path) -> None:
+    """The connector is stopped and started again, and captures an object with events as well."""
     account = sandbox.account
     for n in range(25):
         account.create(NAME, {"amount": n})

@@ -1,4 +1,4 @@
-"""From the sandbox to the bus: snapshot, live changes, gaps that are said and repaired."""
+"""From the sandbox to the bus: snapshot, live changes, gaps that are reported and repaired."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from dimesh import CDCManager, Event, EventBus, EventBusFactory, StartAt, StripeCDCConnector
-from dimesh.cdc import SqliteCDCStore
+from dimesh import CDCManager, Event, EventBus, EventBusFactory, SqliteCDCStore, StartAt, StripeCDCConnector
 from dimesh.errors import ConfigurationError
 from dimesh_contracts.waiting import eventually, until
 from dimesh_stripe.sandbox import StripeSandbox
@@ -18,7 +17,7 @@ from dimesh_stripe.sandbox.server import KEY
 DAY = 86_400
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", pytest.param("memory", marks=pytest.mark.slow)])
 async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventBus]:
     options = {"path": str(tmp_path / "mesh.db")} if request.param == "sqlite" else {"history": 100_000}
     async with EventBusFactory.create(request.param, **options) as made:
@@ -29,7 +28,7 @@ async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[E
 async def connect(
     sandbox: StripeSandbox, bus: EventBus, tmp_path: Path
 ) -> AsyncIterator[Callable[..., StripeCDCConnector]]:
-    """Makes connectors over one store."""
+    """Return a factory of connectors with one store."""
     store = SqliteCDCStore(tmp_path / "cdc.db")
 
     def make(**options: Any) -> StripeCDCConnector:
@@ -41,7 +40,7 @@ async def connect(
 
 
 class Mirror:
-    """What a consumer of the changes knows of the source."""
+    """A consumer's copy of the source."""
 
     def __init__(self) -> None:
         self.rows: dict[str, str] = {}
@@ -91,6 +90,7 @@ async def test_a_live_feed(
     await manager.stop_all()
 
 
+@pytest.mark.slow
 async def test_a_position_that_aged_out_is_a_gap_and_deletes_are_found(
     sandbox: StripeSandbox, bus: EventBus, connect: Callable[..., StripeCDCConnector]
 ) -> None:
@@ -109,7 +109,7 @@ async def test_a_position_that_aged_out_is_a_gap_and_deletes_are_found(
             account.delete("customer", row["id"])
         else:
             account.update("customer", row["id"], {"name": f"changed{n}"})
-    account.skew = 31 * DAY  # what happened meanwhile has aged out, and the position with it
+    account.skew = 31 * DAY  # the changes made meanwhile have aged out, and so has the position
     account.create("customer", {"name": "after"})
     await connector.start(["customer"])
     await until(lambda: mirror.rows == truth(sandbox))
@@ -118,7 +118,7 @@ async def test_a_position_that_aged_out_is_a_gap_and_deletes_are_found(
     assert "30 days" in gap.payload["cause"] or "aged out" in gap.payload["cause"]
     assert repaired.payload["deleted"] == 30
     assert connector.get_status()["objects"]["customer"]["gaps"] == 1
-    # It goes on from there.
+    # The stream continues from there.
     account.create("customer", {"name": "and on"})
     await until(lambda: mirror.rows == truth(sandbox))
     await connector.disconnect()
@@ -144,6 +144,7 @@ async def test_a_key_that_may_not_read_an_object_degrades_that_object_only(
     await connector.disconnect()
 
 
+@pytest.mark.slow
 async def test_storms_lose_nothing(
     sandbox: StripeSandbox, bus: EventBus, connect: Callable[..., StripeCDCConnector]
 ) -> None:

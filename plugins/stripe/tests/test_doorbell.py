@@ -42,12 +42,15 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts a command; returns the first object that it prints."""
+    """Start a command, and return its first line of output."""
     running: list[asyncio.subprocess.Process] = []
 
     async def begin(*args: str) -> str:
         command = [sys.executable, "-m", "dimesh", *args]
-        process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE)
+        with (tmp_path / "err.log").open("wb") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=errors
+            )
         running.append(process)
         assert process.stdout is not None
         async with deadline():
@@ -60,10 +63,11 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             await process.communicate()
 
 
+@pytest.mark.slow
 async def test_a_webhook_wakes_a_source_in_another_process(
     sandbox: StripeSandbox, start: Start, tmp_path: Path
 ) -> None:
-    """It looks every hour; the webhook makes it at once."""
+    """The source polls every hour; the webhook makes it read at once."""
     secret = "whsec_s3cr3t"
     file = tmp_path / "dimesh.toml"
     file.write_text(TOML.format(folder=tmp_path.as_posix(), key=KEY, url=sandbox.url, secret=secret))
@@ -91,7 +95,18 @@ async def test_a_webhook_wakes_a_source_in_another_process(
         assert (await client.post("/webhooks/billing", content=b"{}")).status_code == 400
         assert (await client.post("/webhooks/nobody", content=b"{}")).status_code == 404
 
+    def refused() -> list[Any]:
+        records = [json.loads(line) for line in (tmp_path / "err.log").read_text().splitlines()]
+        return [r for r in records if r["message"].startswith("a webhook was refused: ")]
 
+    assert [(r["level"], r["logger"]) for r in refused()] == [("WARNING", "dimesh.cdc.stripe.webhooks")]
+    for _ in range(100):
+        async with httpx.AsyncClient(base_url=found["address"]) as client:
+            await client.post("/webhooks/billing", content=b"{}")
+    assert len(refused()) == 5  # nobody can fill the log with them
+
+
+@pytest.mark.slow
 async def test_sandboxes_by_command(start: Start) -> None:
     printed = await start("sandbox", "stripe", "--port", "0", "--customers", "3")
     url = printed.split()[2]
@@ -99,7 +114,8 @@ async def test_sandboxes_by_command(start: Start) -> None:
         assert len((await client.get("/v1/customers")).json()["data"]) == 3
 
 
-async def test_a_sandbox_that_there_is_not(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_an_unknown_sandbox(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "dimesh", "sandbox", "nobody", stderr=asyncio.subprocess.PIPE, cwd=tmp_path
     )
@@ -109,6 +125,7 @@ async def test_a_sandbox_that_there_is_not(tmp_path: Path) -> None:
     assert b"stripe" in text
 
 
+@pytest.mark.slow
 async def test_webhooks_without_a_secret(sandbox: StripeSandbox, tmp_path: Path) -> None:
     text = TOML.format(folder=tmp_path.as_posix(), key=KEY, url=sandbox.url, secret="")
     (tmp_path / "dimesh.toml").write_text(text.replace('webhook_secrets = [""]', ""))
@@ -128,6 +145,7 @@ async def test_webhooks_without_a_secret(sandbox: StripeSandbox, tmp_path: Path)
     assert b"webhook_secrets" in text_
 
 
+@pytest.mark.slow
 async def test_the_demo_of_this_plugin(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "dimesh", "--output", "json", "demo", "--part", "stripe",

@@ -1,16 +1,16 @@
-"""The feed's traps: late events, seconds that are shared, positions that age."""
+"""The traps of the feed: late events, several events in one second, positions that age."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from dimesh.clock import SystemClock
 from dimesh.errors import CredentialsError, SourceObjectError, SourcePositionLostError, SourceUnavailableError
-from dimesh.spi.cdc import Change, Operation
-from dimesh_contracts.waiting import deadline
+from dimesh.spi.cdc import Change, ChangeBatch, Operation
+from dimesh_contracts.waiting import deadline, eventually
 from dimesh_stripe.sandbox import StripeSandbox
 from dimesh_stripe.source import StripeSource
 
@@ -39,7 +39,7 @@ async def source(new_source: Make) -> Any:
 
 
 async def test_an_event_that_can_be_listed_only_later(sandbox: StripeSandbox, source: StripeSource) -> None:
-    """It is older than what was handed out already, and comes all the same."""
+    """An event older than those already returned is returned as well."""
     account = sandbox.account
     position = await source.position("customer")
     account.late = 0.6
@@ -50,7 +50,7 @@ async def test_an_event_that_can_be_listed_only_later(sandbox: StripeSandbox, so
     assert [(c.operation.value, c.after["name"]) for c in changes if c.after] == [
         ("insert", "prompt"),
         ("insert", "late"),
-        ("snapshot", "late"),  # as it is now: a newer event of it may have come before
+        ("snapshot", "late"),  # the current row, since a newer event for it may have arrived earlier
     ]
     account.create("customer", {"name": "next"})
     changes, _ = await read(source, "customer", position, 1)
@@ -60,7 +60,7 @@ async def test_an_event_that_can_be_listed_only_later(sandbox: StripeSandbox, so
 async def test_a_late_event_does_not_bring_an_old_state_back(
     sandbox: StripeSandbox, source: StripeSource
 ) -> None:
-    """The older update of a row becomes visible after the newer one: in the end the row is as it is."""
+    """The older update of a row becomes visible after the newer one: the last change has the current row."""
     account = sandbox.account
     row, gone = account.create("customer", {"name": "0"}), account.create("customer", {"name": "0"})
     position = await source.position("customer")
@@ -77,10 +77,11 @@ async def test_a_late_event_does_not_bring_an_old_state_back(
     assert state == {row["id"]: "new", gone["id"]: None}
 
 
-async def test_what_stripe_held_back_is_told_apart_from_what_waited_for_us(
+@pytest.mark.slow
+async def test_events_that_stripe_held_back_are_distinguished_from_events_that_waited_for_us(
     sandbox: StripeSandbox, new_source: Make
 ) -> None:
-    """What was there and could not be listed at our last look was held back; what came since waited for the next one."""
+    """An event that existed and was not listed in our last poll was held back; a newer one waited for the next poll."""
     source = new_source(poll=0.02, reread=0.02)
     await source.open()
     position = await source.position("customer")
@@ -102,8 +103,7 @@ async def test_what_stripe_held_back_is_told_apart_from_what_waited_for_us(
 
 async def test_many_events_of_one_second(sandbox: StripeSandbox, source: StripeSource) -> None:
     sandbox.account._now = lambda: 1_800_000_000.4
-    source._clock = _Fixed(1_800_000_001.0)  # type: ignore[assignment]
-    source._client._clock = source._clock
+    source._clock = _Fixed(1_800_000_001.0)
     position = await source.position("product")
     for n in range(350):
         sandbox.account.create("product", {"name": str(n)})
@@ -115,22 +115,15 @@ async def test_many_events_of_one_second(sandbox: StripeSandbox, source: StripeS
     assert [c.after["name"] for c in changes if c.after] == [str(n) for n in range(350, 400)]
 
 
-class _Fixed:
+class _Fixed(SystemClock):
+    """The machine's clock with a wall time that stands still."""
+
     def __init__(self, now: float) -> None:
-        self._now = now
-
-    def time(self) -> float:
-        return self._now
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, delay: float) -> None:
-        await asyncio.sleep(delay)
+        self.time: Callable[[], float] = lambda: now  # type: ignore[misc,assignment]
 
 
 async def test_a_position_that_has_aged_out(sandbox: StripeSandbox, new_source: Make) -> None:
-    """Thirty days and an hour later the position is gone, and that is said: never a silent start somewhere else."""
+    """Thirty days and an hour later the position is lost, with an error: the stream never starts silently elsewhere."""
     source = new_source()
     await source.open()
     sandbox.account.create("customer", {"name": "old"})
@@ -161,7 +154,8 @@ async def test_a_position_that_has_aged_out(sandbox: StripeSandbox, new_source: 
         ("reset", {}),
     ],
 )
-async def test_what_passes_is_tried_again(
+@pytest.mark.slow
+async def test_temporary_failures_are_retried(
     sandbox: StripeSandbox, source: StripeSource, kind: Any, more: dict[str, Any]
 ) -> None:
     position = await source.position("customer")
@@ -172,10 +166,11 @@ async def test_what_passes_is_tried_again(
     assert changes[0].after["name"] == "a"
 
 
+@pytest.mark.slow
 async def test_a_page_that_was_cut_off_does_not_end_a_snapshot(
     sandbox: StripeSandbox, new_source: Make
 ) -> None:
-    """No rows, and there are said to be more: it is asked for again, and what stays so is an error."""
+    """A page without rows that claims that there are more is requested again; if that does not help, it is an error."""
     source = new_source(page=10, retry_for=2.0)
     await source.open()
     rows = [sandbox.account.create("customer", {"name": str(n)}) for n in range(35)]
@@ -194,27 +189,30 @@ async def test_a_page_that_was_cut_off_does_not_end_a_snapshot(
     await source.close()
 
 
+@pytest.mark.slow
 async def test_too_many_requests_slow_the_account_down(sandbox: StripeSandbox, source: StripeSource) -> None:
     budget = source._client.budget
     sandbox.faults.plan("rate_limit", times=3)
     await source.position("customer")
     assert budget.refused == 3
-    assert budget.rate < budget.limit / 4
+    assert budget.rate < budget.max_rate / 4
     for _ in range(30):
         await source.position("customer")
-    assert budget.rate > budget.limit / 4
+    assert budget.rate > budget.max_rate / 4
 
 
+@pytest.mark.slow
 async def test_too_many_requests_at_once(sandbox: StripeSandbox, source: StripeSource) -> None:
-    """Fewer are on their way at once, and as many a second as before."""
+    """The concurrency goes down, and the rate stays."""
     budget = source._client.budget
     sandbox.faults.plan("rate_limit", reason="endpoint-concurrency", times=3)
     await source.position("customer")
     assert budget.refused == 3
-    assert budget.concurrency < budget.most_at_once / 2
-    assert budget.rate == budget.limit
+    assert budget.concurrency < budget.max_concurrency / 2
+    assert budget.rate == budget.max_rate
 
 
+@pytest.mark.slow
 async def test_a_request_that_hangs(sandbox: StripeSandbox, new_source: Make) -> None:
     source = new_source(timeout=0.3, retry_for=5.0)
     await source.open()
@@ -223,7 +221,7 @@ async def test_a_request_that_hangs(sandbox: StripeSandbox, new_source: Make) ->
     await source.close()
 
 
-async def test_it_does_not_go_on_for_ever(sandbox: StripeSandbox, new_source: Make) -> None:
+async def test_retries_end(sandbox: StripeSandbox, new_source: Make) -> None:
     source = new_source(retry_for=0.5)
     await source.open()
     sandbox.faults.plan("error", times=-1)
@@ -255,7 +253,7 @@ async def test_keys(sandbox: StripeSandbox, new_source: Make) -> None:
     await source.close()
 
 
-async def test_who_caused_a_change_and_whether_we_did(
+async def test_the_cause_of_a_change_and_own_writes(
     sandbox: StripeSandbox, new_source: Callable[..., StripeSource]
 ) -> None:
     source = new_source(own_writes="agent-")
@@ -331,6 +329,7 @@ async def test_snapshots_walk_nested_lists_and_cancelled_subscriptions(
 @pytest.mark.parametrize(
     "name", ["customer", "invoiceitem"]
 )  # an invoice item has a date in place of ``created``
+@pytest.mark.slow
 async def test_a_snapshot_whose_cursor_is_deleted(
     sandbox: StripeSandbox, new_source: Make, name: str
 ) -> None:
@@ -360,3 +359,133 @@ async def test_a_connected_account(sandbox: StripeSandbox, new_source: Make) -> 
     await source.close()
     with pytest.raises(CredentialsError, match="does not have access"):
         await new_source(account="acct_nobody").open()
+
+
+@pytest.mark.parametrize("ahead", [7_200.0, -7_200.0, 90 * DAY])
+async def test_a_first_start_with_a_wrong_clock(
+    sandbox: StripeSandbox, source: StripeSource, ahead: float
+) -> None:
+    """No event yet, and our clock differs from Stripe's: what happens then is read all the same, and nothing from before."""
+    sandbox.account.skew = -ahead
+    position = await source.position("customer")
+    sandbox.account.create("customer", {"name": "first"})
+    ((change, *_), _) = await read(source, "customer", position, 1)
+    assert change.after is not None
+    assert change.after["name"] == "first"
+
+
+async def test_an_old_newest_event_brings_no_older_ones_along(
+    sandbox: StripeSandbox, new_source: Make
+) -> None:
+    """Events that are older than the position are no changes, however long ago the newest of them is."""
+    source = new_source(poll=0.02, reread=0.02)
+    await source.open()
+    for n in range(3):
+        sandbox.account.create("customer", {"name": f"old {n}"})
+    sandbox.account.skew = 3_600
+    position = await source.position("customer")
+    sandbox.account.create("customer", {"name": "new"})
+    changes, _ = await read(source, "customer", position, 1)
+    assert [change.after["name"] for change in changes if change.after] == ["new"]
+    await source.close()
+
+
+async def test_an_upcoming_invoice_is_no_row(sandbox: StripeSandbox, source: StripeSource) -> None:
+    position = await source.position("invoice")
+    upcoming = {"object": {"object": "invoice", "total": 5}}
+    sandbox.account.log("invoice.upcoming", upcoming)
+    sandbox.account.log("invoice.upcoming", {"object": {"id": "upcoming_in_123", "object": "invoice"}})
+    real = sandbox.account.create("invoice", {"total": 6})
+    changes, position = await read(source, "invoice", position, 1)
+    assert [change.primary_key for change in changes] == [{"id": real["id"]}]
+    # Nor is it the newest entry of a position.
+    sandbox.account.log("invoice.upcoming", upcoming)
+    position = await source.position("invoice")
+
+    async def unchanged() -> bool:  # it contains the second of the source's clock
+        return (await source.position("invoice")) == (await source.position("invoice"))
+
+    await eventually(unchanged)
+    sandbox.account.update("invoice", real["id"], {"total": 7})
+    changes, _ = await read(source, "invoice", position, 1)
+    assert [change.after["total"] for change in changes if change.after] == [7]
+
+
+async def test_every_list_of_an_object_is_read(sandbox: StripeSandbox, new_source: Make) -> None:
+    """Prices are listed in two lists; a snapshot that is interrupted anywhere has both, and a repair deletes no price."""
+    source = new_source(page=2)
+    await source.open()
+    made = [sandbox.account.create("price", {"nickname": str(n), "active": n % 2 == 0}) for n in range(9)]
+    wanted = {row["id"] for row in made}
+    batches = [batch async for batch in source.snapshot("price", None)]
+
+    def ids(found: list[ChangeBatch]) -> set[str]:
+        return {item.primary_key["id"] for batch in found for item in batch.items if isinstance(item, Change)}
+
+    assert ids(batches) == wanted
+    for n, batch in enumerate(batches):
+        rest = [b async for b in source.snapshot("price", batch.position)]
+        assert ids(batches[: n + 1]) | ids(rest) == wanted
+        assert sum(len(b.items) for b in rest) == 9 - sum(len(b.items) for b in batches[: n + 1])
+    inline = sandbox.account.create("price", {"nickname": "inline"})
+    sandbox.account.unlisted.add(inline["id"])
+    (answer,) = await source.read_rows("price", [{"id": inline["id"]}])
+    assert answer is not None
+    assert answer.operation is Operation.SNAPSHOT
+    await source.close()
+
+
+async def test_a_row_whose_lists_are_cut_is_read_again(sandbox: StripeSandbox, source: StripeSource) -> None:
+    """An event has ten lines of an invoice at most: the row is read again, whole, and says when."""
+    position = await source.position("invoice")
+    lines = [{"id": f"il_{n}", "object": "line_item", "amount": n} for n in range(25)]
+    made = sandbox.account.create("invoice", {"total": 5, "lines": lines})
+    sandbox.account.update("invoice", made["id"], {"total": 6})
+    short = sandbox.account.create("invoice", {"total": 7, "lines": lines[:3]})
+    (created, updated, small), position = await read(source, "invoice", position, 3)
+    for change in (created, updated):
+        assert change.after is not None
+        assert [line["id"] for line in change.after["lines"]["data"]] == [f"il_{n}" for n in range(25)]
+        assert change.after["lines"]["has_more"] is False
+        assert change.as_of is not None
+    assert created.operation is Operation.INSERT
+    assert (updated.changed_fields, updated.before and updated.before["total"]) == (["total"], 5)
+    assert updated.before is not None
+    assert "lines" not in updated.before
+    assert (small.primary_key, small.as_of) == ({"id": short["id"]}, None)
+    # A row that cannot be read says which of its lists are cut.
+    for fault in ("forbidden", None):
+        if fault is not None:
+            sandbox.faults.plan(fault, times=1, path=f"/v1/invoices/{made['id']}")
+        sandbox.account.update("invoice", made["id"], {"total": 8 if fault else 9})
+        if fault is None:
+            sandbox.account.delete("invoice", made["id"])
+        (change, *_), position = await read(source, "invoice", position, 1 if fault else 2)
+        assert change.metadata["cut"] == ["lines"]
+        assert change.as_of is None
+
+
+async def test_first_events_are_inserts_of_new_rows(sandbox: StripeSandbox, source: StripeSource) -> None:
+    """There is no charge.created: charge.succeeded is the insert of a new charge, and a change of one that was pending before."""
+    position = await source.position("charge")
+    new = sandbox.account.create("charge", {"amount": 5, "status": "succeeded"})
+    old = {**new, "id": "ch_old", "created": new["created"] - 86_400}
+    sandbox.account.log("charge.succeeded", {"object": old, "previous_attributes": {"status": "pending"}})
+    sandbox.account.log("charge.dispute.created", {"object": {"id": "dp_1", "object": "dispute"}})
+    sandbox.account.log("charge.refunded", {"object": {**new, "amount_refunded": 5}})
+    changes, _ = await read(source, "charge", position, 3)
+    assert [(c.primary_key["id"], c.operation) for c in changes] == [
+        (new["id"], Operation.INSERT), ("ch_old", Operation.UPDATE), (new["id"], Operation.UPDATE),
+    ]  # fmt: skip
+
+
+async def test_what_has_no_event_is_silent(sandbox: StripeSandbox, source: StripeSource) -> None:
+    """A payment intent tells of its states, and not of its metadata (stripe-node #937)."""
+    position = await source.position("payment_intent")
+    made = sandbox.account.create("payment_intent", {"status": "requires_action", "amount": 5})
+    sandbox.account.update("payment_intent", made["id"], {"metadata": {"order": "1"}})
+    sandbox.account.update("payment_intent", made["id"], {"status": "succeeded"})
+    (created, succeeded), _ = await read(source, "payment_intent", position, 2)
+    assert (created.operation, succeeded.operation) == (Operation.INSERT, Operation.UPDATE)
+    assert succeeded.after is not None
+    assert succeeded.after["metadata"] == {"order": "1"}

@@ -1,4 +1,4 @@
-"""The sandbox's lists: every way to cut them gives the same rows, and a page costs what is on it."""
+"""The sandbox's lists: every way of paging gives the same rows, and a page costs as much as it has rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def http(sandbox: StripeSandbox) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def walk(http: httpx.AsyncClient, path: str, down: bool, first: str, **params: Any) -> list[str]:
-    """Ids of all pages, newest first."""
+    """Return the ids of all pages, newest first."""
     found: list[str] = []
     cursor = first
     while True:
@@ -36,6 +36,7 @@ async def walk(http: httpx.AsyncClient, path: str, down: bool, first: str, **par
         cursor = ids[-1] if down else ids[0]
 
 
+@pytest.mark.slow
 async def test_both_directions_filters_and_a_clock_that_is_set_back(
     http: httpx.AsyncClient, sandbox: StripeSandbox
 ) -> None:
@@ -51,7 +52,7 @@ async def test_both_directions_filters_and_a_clock_that_is_set_back(
     assert await walk(http, "/v1/events", True, "") == ids
     assert await walk(http, "/v1/events", True, ids[11]) == ids[12:]
     assert await walk(http, "/v1/events", False, ids[-1]) == ids[:-1]
-    # The cursor is no event of the kind that is asked for, and has its place all the same.
+    # The cursor is not an event of the requested type, but its place in the list is used.
     products = [e["id"] for e in events if e["type"] == "product.created"]
     customer = next(n for n, e in enumerate(events) if n > 40 and e["type"] == "customer.created")
     older = [id for id in ids[customer:] if id in products]
@@ -72,7 +73,7 @@ async def test_both_directions_filters_and_a_clock_that_is_set_back(
         ]
 
 
-async def test_rows_that_go_and_say_when_they_were_made(
+async def test_rows_that_are_deleted_and_dated_by_the_caller(
     http: httpx.AsyncClient, sandbox: StripeSandbox
 ) -> None:
     account = sandbox.account
@@ -98,7 +99,7 @@ async def test_rows_that_go_and_say_when_they_were_made(
         {"starting_after": "e19400", "created": {"gte": "19300"}},
     ],
 )
-def test_a_page_of_a_long_list_looks_at_few_rows(params: dict[str, Any]) -> None:
+def test_a_page_of_a_long_list_reads_few_rows(params: dict[str, Any]) -> None:
     looked = 0
 
     def keep(row: Any) -> bool:
@@ -112,7 +113,7 @@ def test_a_page_of_a_long_list_looks_at_few_rows(params: dict[str, Any]) -> None
 
 
 async def test_a_seeded_account_is_an_old_one(http: httpx.AsyncClient, sandbox: StripeSandbox) -> None:
-    """Its objects are from before what Stripe remembers, and not all of one moment."""
+    """Its objects are older than the events that Stripe keeps, and not all of the same age."""
     await http.post("/_sandbox/seed", json={"object": "customer", "count": 50})
     assert (await http.get("/v1/events")).json()["data"] == []
     rows = (await http.get("/v1/customers", params={"limit": 100})).json()["data"]

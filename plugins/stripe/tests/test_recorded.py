@@ -1,4 +1,4 @@
-"""The sandbox's answers, field by field, against what was recorded of Stripe's."""
+"""The sandbox's answers, field by field, against recorded answers of Stripe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects of the v2 API, whose events are thin: the contract kit, and what is their own."""
+"""Objects of the v2 API, whose events are thin: the contract kit, and their special cases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dimesh.errors import SourcePositionLostError
+from dimesh.errors import SourceObjectError, SourcePositionLostError
 from dimesh.spi.cdc import Change, Operation
 from dimesh_contracts.waiting import deadline
 from dimesh_stripe.sandbox import StripeSandbox
@@ -27,7 +27,7 @@ async def following(source: StripeSource, position: bytes, count: int) -> list[C
     return found
 
 
-async def test_a_thin_event_is_the_object_as_it_is_now(
+async def test_a_thin_event_has_the_current_object(
     sandbox: StripeSandbox, new_source: Callable[..., StripeSource]
 ) -> None:
     source = new_source()
@@ -42,7 +42,7 @@ async def test_a_thin_event_is_the_object_as_it_is_now(
     assert [
         (c.operation, (c.after or {}).get("display_name")) for c in found if c.primary_key["id"] == made["id"]
     ] == [
-        (Operation.INSERT, "b"),  # what it was like in between is not told
+        (Operation.INSERT, "b"),  # its intermediate state is not available
         (Operation.UPDATE, "b"),
     ]
     assert [c.operation for c in found if c.primary_key["id"] == other["id"]] == [Operation.DELETE] * 2
@@ -52,14 +52,14 @@ async def test_a_thin_event_is_the_object_as_it_is_now(
     await source.close()
 
 
-async def test_thin_webhooks_are_hints(
+async def test_thin_webhooks_are_wake_ups(
     sandbox: StripeSandbox, new_source: Callable[..., StripeSource]
 ) -> None:
     source = new_source(poll=3_600.0)
     await source.open()
     stream = source.stream(ACCOUNT, await source.position(ACCOUNT))
     waiting = asyncio.ensure_future(anext(stream))
-    while not source._hints:
+    while ACCOUNT not in source._wake_ups:
         await asyncio.sleep(0.01)
     sandbox.v2.create(ACCOUNT, {"display_name": "a"})
     source.hint(f"{ACCOUNT}.created")
@@ -76,15 +76,19 @@ async def test_a_position_that_is_too_old(
     await source.open()
     with pytest.raises(SourcePositionLostError, match="30 days"):
         await following(source, b'["2020-01-01T00:00:00Z",[]]', 1)
-    with pytest.raises(SourcePositionLostError, match="none of"):
+    with pytest.raises(
+        SourcePositionLostError,
+        match=r"this position of v2\.core\.account does not come from the Stripe source",
+    ):
         await following(source, b"nonsense", 1)
     await source.close()
 
 
+@pytest.mark.slow
 async def test_rows_and_events_together_are_the_account(
     sandbox: StripeSandbox, new_source: Callable[..., StripeSource]
 ) -> None:
-    """Pages of rows, resumed in the middle, and what changes meanwhile."""
+    """Pages of rows, resumed in the middle, with changes meanwhile."""
     source = new_source(page=20)
     await source.open()
     ids = [sandbox.v2.create(ACCOUNT, {"display_name": f"{n}"})["id"] for n in range(90)]
@@ -109,4 +113,26 @@ async def test_rows_and_events_together_are_the_account(
             rows[change.primary_key["id"]] = change.after
     assert rows == {row["id"]: row for row in sandbox.v2.rows(ACCOUNT)}
     assert (await source.check()).objects[ACCOUNT] == ""
+    await source.close()
+
+
+async def test_a_row_that_may_not_be_read_is_not_deleted(
+    sandbox: StripeSandbox, new_source: Callable[..., StripeSource]
+) -> None:
+    """A thin event names an object that must be fetched: a refusal of that says nothing about it."""
+    source = new_source()
+    await source.open()
+    position = await source.position(ACCOUNT)
+    made = sandbox.v2.create(ACCOUNT, {"display_name": "a"})
+    sandbox.faults.plan("forbidden", times=1, path=f"/v2/core/accounts/{made['id']}")
+    with pytest.raises(SourceObjectError, match="may not read"):
+        await following(source, position, 1)
+    sandbox.faults.plan("forbidden", times=1, path=f"/v2/core/accounts/{made['id']}")
+    assert await source.read_rows(ACCOUNT, [{"id": made["id"]}]) == [None]
+    (change,) = await following(source, position, 1)
+    assert change.operation is Operation.INSERT
+    sandbox.v2.delete(ACCOUNT, made["id"])
+    (gone,) = await source.read_rows(ACCOUNT, [{"id": made["id"]}])
+    assert gone is not None
+    assert gone.operation is Operation.DELETE
     await source.close()

@@ -1,4 +1,4 @@
-"""Webhooks: who is believed, and what they cause."""
+"""Webhooks: validation, and the effects of accepted ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ bodies = st.binary(max_size=300)
 
 
 @given(bodies, st.lists(st.sampled_from([*SECRETS, "whsec_three"]), min_size=1, max_size=3))
-def test_a_signature_is_right_or_not(body: bytes, signers: list[str]) -> None:
+def test_a_signature_is_valid_or_not(body: bytes, signers: list[str]) -> None:
     header = sign(body, signers, 1_700_000_000)
     if set(signers) & set(SECRETS):
         assert verify(body, header, SECRETS, 1_700_000_010) == 1_700_000_000
@@ -48,14 +48,14 @@ def test_a_hostile_header_is_refused(body: bytes, header: str) -> None:
 
 @given(bodies.filter(lambda b: b.decode("utf-8", "ignore").encode() == b))
 def test_we_agree_with_the_official_sdk(body: bytes) -> None:
-    """On what is signed: theirs verifies ours, and ours theirs."""
+    """The SDK verifies our signatures, and we verify the SDK's."""
     header = sign(body, ["whsec_one"], 1_700_000_000)
     assert stripe.WebhookSignature.verify_header(body.decode(), header, "whsec_one", None)
     theirs = stripe.WebhookSignature._compute_signature(f"1700000000.{body.decode()}", "whsec_one")
     assert verify(body, f"t=1700000000,v0=bad,v1={theirs}", SECRETS, 1_700_000_000)
 
 
-def test_each_event_hints_once() -> None:
+def test_each_event_wakes_once() -> None:
     clock = ManualClock()
     hints: list[str] = []
     receiver = WebhookReceiver(hints.append, SECRETS, clock=clock)
@@ -64,7 +64,7 @@ def test_each_event_hints_once() -> None:
         receiver.take(body, sign(body, ["whsec_two"], int(clock.time())))
     assert (hints, receiver.received, receiver.repeated) == (["customer.updated"], 3, 2)
     for wrong in (b"[]", b"{}", b"\xff", b"[" * 100_000):
-        with pytest.raises(SignatureError, match="no event"):
+        with pytest.raises(SignatureError, match="it is not an event"):
             receiver.take(wrong, sign(wrong, SECRETS, int(clock.time())))
     with pytest.raises(ValueError, match="secrets"):
         WebhookReceiver(hints.append, "whsec_one")
@@ -72,7 +72,7 @@ def test_each_event_hints_once() -> None:
 
 @pytest.fixture
 async def served() -> AsyncIterator[Callable[[WebhookReceiver], Any]]:
-    """Serves a receiver; returns its URL."""
+    """Serve a receiver, and return its URL."""
     running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
     async def serve(receiver: WebhookReceiver) -> str:
@@ -92,10 +92,10 @@ async def served() -> AsyncIterator[Callable[[WebhookReceiver], Any]]:
         await task
 
 
-async def test_a_hint_saves_the_wait(
+async def test_a_webhook_saves_the_wait(
     sandbox: StripeSandbox, new_source: Callable[..., StripeSource], served: Callable[[WebhookReceiver], Any]
 ) -> None:
-    """The feed is looked at every hour; a webhook makes it at once. Doubled and shuffled webhooks change nothing."""
+    """The feed is polled every hour; a webhook makes the source read it at once. Repeated and reordered webhooks do no harm."""
     source = new_source(poll=3_600.0, reread=3_600.0)
     await source.open()
     secrets = [""]
@@ -105,14 +105,14 @@ async def test_a_hint_saves_the_wait(
         made = await client.post("/v1/webhook_endpoints", data={"url": url, "enabled_events[]": "*"})
     secrets = [made.json()["secret"]]
     receiver._secrets = secrets
-    sandbox.webhook_copies, sandbox.webhook_shuffle = 2, True
+    sandbox.webhooks.copies, sandbox.webhooks.shuffle = 2, True
     sandbox.account.create("customer", {"name": "first"})
     position = await source.position("customer")
     stream = source.stream("customer", position)
     names: list[str] = []
     for n in range(5):
         following = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.05)  # it waits for the next look, in an hour
+        await asyncio.sleep(0.05)  # the source waits for the next poll, in an hour
         sandbox.account.create("customer", {"name": str(n)})
         async with deadline():
             batch = await following
@@ -125,7 +125,7 @@ async def test_a_hint_saves_the_wait(
 async def test_a_disabled_endpoint_is_sent_nothing(
     sandbox: StripeSandbox, served: Callable[[WebhookReceiver], Any]
 ) -> None:
-    """Until it is enabled again; the others are sent everything."""
+    """It receives nothing until it is enabled again; the others receive everything."""
     receivers = [WebhookReceiver(lambda kind: None, SECRETS) for _ in range(2)]
     async with httpx.AsyncClient(base_url=sandbox.url, headers={"authorization": f"Bearer {KEY}"}) as client:
         ids = []

@@ -1,4 +1,4 @@
-"""Topics and groups of the broker."""
+"""Administration of the broker's topics and groups."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from dimesh.events.names import show
 from dimesh.spi.bus import TopicConfig
 from dimesh_kafka.clients import stop_consumer
 from dimesh_kafka.failures import explained, translated
+from dimesh_kafka.names import group_id
 from dimesh_kafka.options import KafkaOptions
-from dimesh_kafka.stream import group_id
 
 T = TypeVar("T")
 
 _SMALLEST_SEGMENT: Final = 1024 * 1024
-"""Bytes; what Kafka 4 takes at least."""
+"""The smallest segment in bytes that Kafka 4 accepts."""
 _TIMES: Final = {"message.timestamp.type": "LogAppendTime"}
-"""Of topics that we make: times are the broker's and never go back, whatever the clock of a publisher says."""
+"""The settings of topics that the bus creates: the broker sets the times, which never go back whatever a publisher's clock is."""
 
 
 class Admin:
-    """What is asked and changed beside publishing and consuming.
+    """Everything that the bus asks the broker apart from publishing and consuming.
 
     Args:
-        client: of aiokafka, not started.
-        new_consumer: makes a consumer, not started.
+        options: the options of the bus.
+        client: the admin client of aiokafka, not started.
+        new_consumer: makes a consumer that is not started.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class Admin:
         self._new_consumer = new_consumer
 
     async def _ask(self, doing: str, call: Callable[[], Awaitable[T]]) -> T:
-        """What ``call`` answers; asked again while the broker says that it is not ready (a coordinator moves, its
-        topic is being made).
+        """Return the answer of ``call``, repeated while the broker is not ready (a coordinator moves, a topic is being
+        created).
         """
         end = asyncio.get_running_loop().time() + self._options.request_timeout
         with translated(doing):
@@ -70,7 +71,7 @@ class Admin:
     # -- topics ------------------------------------------------------------------------------------
 
     async def partitions(self) -> dict[str, int]:
-        """All topics with their number of partitions."""
+        """Return all topics with their numbers of partitions."""
         found = await self._ask("list the topics", self.client.describe_topics)
         return {
             topic["topic"]: len(topic["partitions"])
@@ -79,18 +80,18 @@ class Admin:
         }
 
     async def led(self, name: str) -> int:
-        """How many partitions a topic has, if all of them can be written; else 0."""
+        """Return the number of partitions of a topic if all of them can be written to; 0 otherwise."""
         topics = await self._ask("list the topics", self.client.describe_topics)
         found = next((topic["partitions"] for topic in topics if topic["topic"] == name), ())
         return len(found) if all(part["leader"] >= 0 and part["error_code"] == 0 for part in found) else 0
 
     async def create(self, name: str, config: TopicConfig, **settings: str) -> int:
-        """Make a topic; that it is there already is no error. Returns its number of partitions: who asks again may ask another
-        broker, which does not know the topic yet.
+        """Create a topic unless it exists. Return its number of partitions: a later request may reach another broker, which
+        does not know the topic yet.
 
         Raises:
-            ConfigurationError: the broker does not take the name or a setting.
-            NotOfferedError: retention by count.
+            ConfigurationError: the broker refuses the name or a setting.
+            NotOfferedError: the configuration limits retention by count.
         """
         options = self._options
         partitions = config.partitions or options.partitions or -1
@@ -101,7 +102,7 @@ class Admin:
             replica_assignments={},
             topic_configs={**_TIMES, **_settings(config), **settings},
         )
-        with translated(f"make topic {name}"):
+        with translated(f"create topic {name}"):
             answer = await self.client.create_topics([topic], timeout_ms=int(options.request_timeout * 1000))
         _, code, message = answer.topic_errors[0][:3]
         if code not in (0, TopicAlreadyExistsError.errno):
@@ -111,7 +112,7 @@ class Admin:
         return await self._until(lambda: self.led(name), f"topic {name} has no leader yet")
 
     async def _is_there(self, name: str) -> bool:
-        # "Exists already" is also what the broker says of a name that differs from another in . and _ alone.
+        # The broker also answers "already exists" for a name that differs from another one only in . and _.
         with contextlib.suppress(BusError):
             await self._until(lambda: self._listed(name), "", seconds=1.0)
             return True
@@ -121,10 +122,10 @@ class Admin:
         return name in await self.partitions()
 
     async def change(self, name: str, have: int, config: TopicConfig) -> None:
-        """Change a topic's settings; None leaves them.
+        """Change the settings of a topic; None leaves a setting as it is.
 
         Raises:
-            ConfigurationError: fewer partitions than there are.
+            ConfigurationError: the topic has more partitions already.
         """
         if config.partitions is not None and config.partitions < have:
             raise ConfigurationError(f"topic {name!r} has {have} partitions; their number can only grow")
@@ -133,7 +134,7 @@ class Admin:
                 await self.client.create_partitions({name: NewPartitions(config.partitions)})
             settings = _settings(config)
             if settings:
-                # The request replaces all of a topic's own settings, so those that it has go along.
+                # The request replaces all of a topic's own settings, so it repeats those that stay.
                 kept = {k: v for k, (v, own) in (await self.settings(name)).items() if own}
                 resource = ConfigResource(ConfigResourceType.TOPIC, name, {**kept, **settings})
                 for answer in await self.client.alter_configs([resource]):
@@ -142,8 +143,8 @@ class Admin:
                             raise _refused(name, code, message)
 
     async def settings(self, name: str) -> dict[str, tuple[str, bool]]:
-        """A topic's settings, each with whether it is the topic's own. A broker that does not know the topic yet, or any more, is
-        asked again for a second.
+        """Return the settings of a topic, each with whether the topic overrides the default. A broker that does not know the
+        topic (yet) is asked again for a second.
         """
         resource = ConfigResource(ConfigResourceType.TOPIC, name)
         end = asyncio.get_running_loop().time() + 1.0
@@ -157,7 +158,7 @@ class Admin:
             await asyncio.sleep(0.05)
 
     async def describe(self, resource: ConfigResource) -> dict[str, tuple[str, bool]]:
-        """Settings of a topic or broker, each with whether it differs from the default."""
+        """Return the settings of a topic or broker, each with whether it overrides the default."""
         with translated(f"read the settings of {resource.name}"):
             answers = await self.client.describe_configs([resource])
         found: dict[str, tuple[str, bool]] = {}
@@ -177,10 +178,10 @@ class Admin:
         return found
 
     async def delete(self, name: str) -> None:
-        """Remove a topic; returns when it is no longer listed.
+        """Delete a topic; return when it is no longer listed.
 
         Raises:
-            TopicNotFoundError: no such topic.
+            TopicNotFoundError: there is no such topic.
         """
         if name not in await self.partitions():
             raise TopicNotFoundError(f"no topic is named {show(name)}; 'dimesh topics' lists them")
@@ -192,15 +193,15 @@ class Admin:
             if code:
                 raise explained(for_code(code)(), f"delete topic {name}")
 
-        async def gone() -> bool:
+        async def is_gone() -> bool:
             return name not in await self.partitions()
 
-        await self._until(gone, f"topic {name} is still listed")
+        await self._until(is_gone, f"topic {name} is still listed")
 
     async def _until(
         self, true: Callable[[], Awaitable[T]], otherwise: str, seconds: float | None = None
     ) -> T:
-        """What ``true`` gives once it is. The broker answers before all of its parts know."""
+        """Return the first true answer of ``true``. The broker answers a change before all of its parts know about it."""
         try:
             async with asyncio.timeout(seconds or self._options.request_timeout):
                 while True:
@@ -214,23 +215,23 @@ class Admin:
     # -- groups ------------------------------------------------------------------------------------
 
     async def groups(self) -> list[tuple[str, str]]:
-        """Groups of the mesh, as topic and name."""
+        """Return the groups of the mesh, each as its topic and name."""
         found = await self._ask("list the groups", self.client.list_consumer_groups)
         parted = [name.rpartition("@") for name, *_ in found]
         return sorted((topic, group) for group, at, topic in parted if at and group)
 
     async def committed(self, topic: str, group: str) -> dict[int, int]:
-        """By partition, where a group is."""
+        """Return the committed position of a group by partition."""
         name = group_id(group, topic)
         found = await self._ask(
-            f"ask where group {group} is", lambda: self.client.list_consumer_group_offsets(name)
+            f"read the position of group {group}", lambda: self.client.list_consumer_group_offsets(name)
         )
         return {
             part.partition: at.offset for part, at in found.items() if part.topic == topic and at.offset >= 0
         }
 
     async def members(self, topic: str, group: str) -> dict[int, str]:
-        """Who owns which partition; partitions that nobody owns are left out."""
+        """Return the owner of each partition that has one."""
         owners: dict[int, str] = {}
         for _, client, _, _, assignment in await self._described(topic, group):
             if assignment:
@@ -240,12 +241,12 @@ class Admin:
         return owners
 
     async def is_empty(self, topic: str, group: str) -> bool:
-        """Whether a group has no members now."""
+        """Return whether a group has no members."""
         return not await self._described(topic, group)
 
     async def _described(self, topic: str, group: str) -> Sequence[tuple[str, str, str, bytes, bytes]]:
-        # One group in a request: the client cannot read the answer for several (aiokafka 0.14 reads version 3 of it
-        # as if it were version 2, which is shorter for each group).
+        # One group per request: aiokafka 0.14 reads version 3 of the answer as if it were version 2, which is shorter
+        # for each group, and so fails for several.
         async def describe() -> Any:
             (answer,) = await self.client.describe_consumer_groups([group_id(group, topic)])
             code, *_, members = answer.groups[0]
@@ -256,7 +257,7 @@ class Admin:
         return await self._ask(f"describe group {group}", describe)
 
     async def move(self, topic: str, group: str, offsets: Mapping[int, int]) -> bool:
-        """Set a group's position, if it has no members; False if it has."""
+        """Set the position of a group that has no members. Return False if it has members."""
         if not offsets:
             return True
         consumer = self._new_consumer(group_id=group_id(group, topic))
@@ -276,7 +277,7 @@ class Admin:
 def _settings(config: TopicConfig) -> dict[str, str]:
     if config.retention_records is not None:
         raise NotOfferedError(
-            "Kafka removes records by age and size, not by count: give retention_seconds or retention_bytes"
+            "Kafka removes records by age and size, not by count: set retention_seconds or retention_bytes"
         )
     found: dict[str, str] = {}
     if config.retention_seconds is not None:
@@ -291,7 +292,7 @@ def _refused(name: str, code: int, message: str | None) -> Exception:
     error = for_code(code)
     if error is TopicAlreadyExistsError or (message and "collide" in message):
         return ConfigurationError(
-            f"Kafka does not take the topic name {name!r}: another topic's name differs from it only in . and _"
+            f"Kafka refuses the topic name {name!r}: the name of another topic differs from it only in . and _"
         )
     if error.__name__ in (
         "InvalidTopicError",
@@ -302,4 +303,4 @@ def _refused(name: str, code: int, message: str | None) -> Exception:
         "InvalidRequestError",
     ):
         return ConfigurationError(f"Kafka refuses topic {name!r}: {message or error.__name__}")
-    return explained(error(message or ""), f"make topic {name}")
+    return explained(error(message or ""), f"create topic {name}")

@@ -1,4 +1,4 @@
-"""Failed attempts by group and record, in a compacted topic: the next member of a group goes on counting."""
+"""Failed attempts by group and record, in a compacted topic, so that the next member of a group continues the count."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _decode = msgspec.json.Decoder(tuple[int, float]).decode
 
 
 class AttemptsTable:
-    """The counts.
+    """The counts of failed attempts.
 
     Args:
-        topic: that holds them.
-        tables: reads it.
-        put: writes a key with its value; None deletes it.
+        topic: the topic that holds the counts.
+        tables: reads the topic.
+        put: writes a key with its value; the value None deletes the key.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class AttemptsTable:
         self._put = put
 
     async def of(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, dict[int, Attempts]]:
-        """By partition and offset, what a group has counted."""
+        """Return the counts of a group by partition and offset."""
         table = await self._tables.get(self._topic)
         if table is None:
             return {}
@@ -46,9 +46,15 @@ class AttemptsTable:
     async def save(
         self, group: str, topic: str, partition: int, offset: int, attempts: Attempts | None
     ) -> None:
-        """Keep a count, or forget it."""
+        """Store a count; None deletes it."""
         value = None if attempts is None else _encode(tuple(attempts))
         await self._put(self._topic, _key(group, topic, partition) + b"\0%d" % offset, value)
+
+    async def clear(self, group: str, topic: str, partitions: Iterable[int]) -> None:
+        """Delete the counts of a group."""
+        for number, counts in (await self.of(group, topic, partitions)).items():
+            for offset in counts:
+                await self.save(group, topic, number, offset, None)
 
 
 def _key(group: str, topic: str, partition: int) -> bytes:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Literal
 from uuid import uuid4
 
-from aiokafka.errors import KafkaError
-
 from dimesh.capabilities import Capabilities, Capability, Support
 from dimesh.clock import Clock
-from dimesh.errors import BusClosedError, BusError, DimeshError, NotOfferedError, TopicNotFoundError
+from dimesh.errors import BusClosedError, BusError, NotOfferedError, TopicNotFoundError
 from dimesh.events.names import show
 from dimesh.spi.bus import (
     DEFAULT_TIMEOUT,
+    Attempts,
     Delivery,
     Finding,
     GroupInfo,
@@ -31,21 +30,16 @@ from dimesh.spi.bus import (
     TopicInfo,
 )
 from dimesh_kafka.admin import Admin
-from dimesh_kafka.attempts import AttemptsTable
-from dimesh_kafka.clients import Clients
 from dimesh_kafka.delays import Delays
-from dimesh_kafka.failures import connection_error
 from dimesh_kafka.options import KafkaOptions
-from dimesh_kafka.publisher import Publisher
-from dimesh_kafka.reader import Reader
-from dimesh_kafka.stream import KafkaStream, tell_begun
-from dimesh_kafka.tables import Tables
+from dimesh_kafka.services import Services
+from dimesh_kafka.stream import KafkaStream, log_missing_positions
 from dimesh_kafka.transactions import Transactor
 
 log = logging.getLogger("dimesh.bus.kafka")
 
-_LOOK: Final = 2.0
-"""Seconds between two looks at which topics there are."""
+_WATCH_INTERVAL: Final = 2.0
+"""Seconds between two listings of the topics."""
 
 
 class KafkaBackend:
@@ -56,84 +50,33 @@ class KafkaBackend:
     commit_interval = 1.0
     commit_every = 5_000
 
-    publisher: Publisher
-    attempts: AttemptsTable
-
     def __init__(self, options: KafkaOptions, clock: Clock) -> None:
         self.options = options
-        self.clock = clock
-        self.clients = Clients(options)
-        by_key = options.partition_by == "key"
-        notes = {
-            Capability.POWER_SAFE: "brokers flush late: what counts is that not all copies lose power at once",
-            Capability.COUNTED_LAG: "by offsets, of which markers of transactions take some",
-        }
-        if not by_key:
-            notes[Capability.KEY_ORDER] = "where all events of a key agree in what 'partition_by' names"
-        self.capabilities = Capabilities(
-            Capability.DURABLE,
-            Capability.REPLAY,
-            Capability.LOOK_BACK,
-            Capability.START_BY_TIME,
-            Capability.GROUPS,
-            Capability.MULTI_PROCESS,
-            Capability.DURABLE_ATTEMPTS,
-            Capability.DELAYED_DELIVERY,
-            Capability.ATOMIC_STATE,
-            Capability.TRANSACTIONS,
-            Capability.COUNTED_LAG,
-            Capability.SEGMENT_RETENTION,
-            Capability.TOPIC_ADMIN,
-            key_order=Support.FULL if by_key else Support.PARTIAL,
-            power_safe=Support.PARTIAL,
-            notes=notes,
-        )
-        self.streams: set[KafkaStream] = set()
-        self._ends: dict[tuple[str, int], int] = {}
-        self._gone: set[str] = set()
-        self._delayed = f"{options.internal}.delayed"
-        self._attempts = f"{options.internal}.attempts"
-        self._state = f"{options.internal}.state"
-        self._reader = Reader(self.clients.consumer, options.request_timeout)
-        self._tables = Tables(
-            self._partitions_of, self.ensure_internal, self.clients.consumer, options.request_timeout
-        )
-        self.transactor = Transactor(lambda: self.clients.producer(f"{options.client_id}-{uuid4().hex}"))
-        self._delays = Delays(
-            self, self._delayed, lambda: self.clients.producer(f"{options.internal}-delayed-records")
-        )
-        self._ensuring: dict[str, asyncio.Lock] = {}
+        self.capabilities = _capabilities(options)
+        self.services = services = Services(options, clock)
+        self.clients = services.clients
+        self._streams: set[KafkaStream] = set()
+        self._transactor = Transactor(lambda: self.clients.producer(f"{options.client_id}-{uuid4().hex}"))
+        self._delays = Delays(services)
         self._watch: asyncio.Task[None] | None = None
         self._opened = False
         self._closed = False
+
+    @property
+    def admin(self) -> Admin:
+        """The administration of topics and groups; there is one once the backend is open."""
+        return self.services.admin
 
     # -- life --------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect."""
-        self.publisher = Publisher(self.options, self.clients.producer, self.clock, self.written)
-        self.attempts = AttemptsTable(self._attempts, self._tables, self._put)
-        client = self.clients.admin()
-        self.admin = Admin(self.options, client, self.clients.consumer)
-        try:
-            await client.start()
-            await self.publisher.open()
-        except (KafkaError, OSError, DimeshError) as error:
-            await client.close()
-            if isinstance(error, DimeshError):
-                raise
-            why = await self.clients.trouble() or error
-            if isinstance(why, DimeshError):
-                raise why from error
-            raise connection_error(why, self.options.bootstrap_servers) from why
-        except BaseException:
-            await client.close()
-            raise
+        await self.services.open()
         self._opened = True
-        self._watch = asyncio.create_task(self._look_around(), name="dimesh-kafka-watch")
+        self._watch = asyncio.create_task(self._watch_topics(), name="dimesh-kafka-watch")
 
     async def close(self) -> None:
-        """Send what waits, and disconnect."""
+        """Send what is queued, and disconnect."""
         if self._closed or not self._opened:
             self._closed = True
             return
@@ -141,86 +84,26 @@ class KafkaBackend:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        for stream in tuple(self.streams):
+        for stream in tuple(self._streams):
             await stream.close()
         await self._delays.close()
-        await self._tables.close()
-        await self._reader.close()
-        await self.transactor.close()
-        await self.publisher.close()
-        await self.admin.client.close()
+        await self._transactor.close()
+        await self.services.close()
 
-    async def _look_around(self) -> None:
-        """Topics come, grow and go by other hands."""
-        missing: set[str] = set()
+    async def _watch_topics(self) -> None:
+        """Notice topics that others create, grow or delete."""
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_WATCH_INTERVAL)
             try:
                 found = await self.admin.partitions()
+                read = {stream.topic for stream in self._streams}
+                self.services.observe(found, read)
+                if read and self.services.internal.delayed in found:
+                    self._delays.watch()
             except BusError as error:
                 log.warning("cannot list the topics: %s", error)
-                continue
-            for name, partitions in found.items():
-                if self.publisher.partitions(name):
-                    self.publisher.learn(name, partitions)
-            read = {stream.topic for stream in self.streams}
-            # Twice in a row: a broker that has just come back may not know all of them yet.
-            self._gone |= missing & (read - found.keys())
-            self._gone -= found.keys()
-            missing = read - found.keys()
-            for name in self._gone:
-                self.publisher.forget(name)
-            if read and self._delayed in found:
-                self._delays.watch()
-
-    # -- topics that must be there -------------------------------------------------------------------
-
-    async def _partitions_of(self, topic: str) -> int:
-        known = self.publisher.partitions(topic)
-        return known or (await self.admin.partitions()).get(topic, 0)
-
-    async def ensure(self, topic: str, config: TopicConfig | None = None, **settings: str) -> int:
-        """Make a topic if it is missing; returns its number of partitions."""
-        known = self.publisher.partitions(topic)
-        if known:
-            return known
-        async with self._ensuring.setdefault(topic, asyncio.Lock()):
-            partitions = await self._partitions_of(topic)
-            if not partitions:
-                partitions = await self.admin.create(topic, config or TopicConfig(), **settings)
-            self._gone.discard(topic)
-            self.publisher.learn(topic, partitions)
-        self._ensuring.pop(topic, None)
-        return partitions
-
-    async def ensure_internal(self, topic: str, partitions: int = 1) -> int:
-        """Make one of the bus's own topics, compacted."""
-        return await self.ensure(
-            topic,
-            TopicConfig(partitions=partitions),
-            **{"cleanup.policy": "compact", "segment.ms": "3600000"},
-        )
-
-    async def _put(self, topic: str, key: bytes, value: bytes | None) -> None:
-        await self.ensure_internal(topic)
-        await self.publisher.send(topic, [(0, key, value, [])], len(key) + len(value or b""), DEFAULT_TIMEOUT)
-
-    def is_gone(self, topic: str) -> bool:
-        """Whether a topic was deleted."""
-        return topic in self._gone
-
-    def written(self, topic: str, partition: int, end: int) -> None:
-        """Note how far a partition goes, as far as this process knows."""
-        if end > self._ends.get((topic, partition), 0):
-            self._ends[topic, partition] = end
-
-    def end_of(self, topic: str, partition: int) -> int:
-        """See :meth:`written`."""
-        return self._ends.get((topic, partition), 0)
-
-    def transactor_of(self, name: str) -> Transactor:
-        """For a partition that a group's member owns."""
-        return Transactor(lambda: self.clients.producer(f"{self.options.internal}-{name}"))
+            except Exception:  # nobody expected it, but without this task new partitions would never be read
+                log.exception("watching the topics failed")
 
     # -- publishing --------------------------------------------------------------------------------
 
@@ -232,63 +115,69 @@ class KafkaBackend:
         timeout: float = DEFAULT_TIMEOUT,
         state: Mapping[str, bytes] | None = None,
     ) -> Sequence[Position | None]:
-        """Send the records; returns when all copies that must have them do."""
+        """Publish the records; return when all in-sync replicas have them."""
         if self._closed:
             raise BusClosedError("the bus is closed")
-        if not self.publisher.partitions(topic):
-            await self.ensure(topic)
+        publisher = self.services.publisher
+        if not publisher.partitions(topic):
+            await self.services.ensure(topic)
         if state is not None:
-            return await self._append_with_state(topic, records, state, timeout)
+            return await self._append_with_state(topic, records, state)
         for record in records:
             if record.deliver_at is not None:
-                return await self._append_some(topic, records, timeout)
-        return await self.publisher.append(topic, records, timeout)
+                return await self._append_delayed(topic, records, timeout)
+        return await publisher.append(topic, records, timeout)
 
-    async def _append_some(
+    def check_records(self, topic: str, records: Sequence[Record]) -> None:
+        """Refuse records that are larger than the option ``max_request_size`` allows."""
+        self.services.publisher.check(records)
+
+    async def _append_delayed(
         self, topic: str, records: Sequence[Record], timeout: float
     ) -> Sequence[Position | None]:
-        now = self.clock.time()
+        now = self.services.clock.time()
         late = [r for r in records if r.deliver_at is not None and r.deliver_at > now]
         at_once = [n for n, r in enumerate(records) if r.deliver_at is None or r.deliver_at <= now]
         positions: list[Position | None] = [None] * len(records)
         if late:
             await self._delays.hold(topic, late, timeout)
         if at_once:
-            found = await self.publisher.append(topic, [records[n] for n in at_once], timeout)
+            found = await self.services.publisher.append(topic, [records[n] for n in at_once], timeout)
             for n, position in zip(at_once, found, strict=True):
                 positions[n] = position
         return positions
 
     async def _append_with_state(
-        self, topic: str, records: Sequence[Record], state: Mapping[str, bytes], timeout: float
+        self, topic: str, records: Sequence[Record], state: Mapping[str, bytes]
     ) -> Sequence[Position | None]:
-        now = self.clock.time()
+        services = self.services
+        now = services.clock.time()
         if any(r.deliver_at is not None and r.deliver_at > now for r in records):
             raise NotOfferedError("a record with state cannot be delayed on Kafka; nothing was published")
-        await self.ensure_internal(self._state)
+        await services.ensure_internal(services.internal.state)
         positions: list[Position | None] = []
-        # What is under way comes first: the order of a key is that of the calls.
-        async with self.publisher.held(topic):
-            messages, _ = self.publisher.prepared(topic, records)
-            async with self.transactor.transaction(f"publish to {topic} with state") as producer:
+        # What is in flight is sent first: the order of a key is the order of the calls.
+        async with services.publisher.held(topic):
+            messages, _ = services.publisher.prepared(topic, records)
+            async with self._transactor.transaction(f"publish to {topic} with state") as producer:
                 sent = [
                     await producer.send(topic, value, key, number, headers=headers)
-                    for number, key, value, headers in messages
+                    for number, key, value, headers, _ in messages
                 ]
-                for name, kept in state.items():
-                    await producer.send(self._state, kept, name.encode("utf-8"), 0)
+                for name, value in state.items():
+                    await producer.send(services.internal.state, value, name.encode("utf-8"), 0)
                 await producer.flush()
                 for one in sent:
                     found = await one
                     positions.append(Position(found.partition, found.offset))
         for position in positions:
             assert position is not None
-            self.written(topic, position.partition, position.offset + 1)
+            services.note_end(topic, position.partition, position.offset + 1)
         return positions
 
     async def load_state(self, key: str) -> bytes | None:
-        """What was stored last."""
-        table = await self._tables.get(self._state)
+        """Return the state that was stored last under ``key``."""
+        table = await self.services.tables.get(self.services.internal.state)
         return None if table is None else (await table.current()).get(key.encode("utf-8"))
 
     # -- consuming ---------------------------------------------------------------------------------
@@ -298,22 +187,23 @@ class KafkaBackend:
         if self._closed:
             raise BusClosedError("the bus is closed")
         topic = request.topic
-        partitions = await self.ensure(topic)
+        partitions = await self.services.ensure(topic)
         numbers = list(range(partitions))
-        if await self._partitions_of(self._delayed):
+        if await self.services.partitions_of(self.services.internal.delayed):
             self._delays.watch()
-        stream = KafkaStream(self, request, listener)
+        stream = KafkaStream(self.services, request, listener, self._streams.discard)
         if request.group is None:
-            await stream.open_alone(await self._reader.resolve(topic, numbers, request.start))
+            await stream.open_alone(await self.services.reader.resolve(topic, numbers, request.start))
         else:
-            await stream.open_member(await self._found_group(request, numbers))
-        self.streams.add(stream)
+            await stream.open_member(await self._set_first_positions(request, numbers))
+        self._streams.add(stream)
         return stream
 
-    async def _found_group(self, request: Subscribe, numbers: Sequence[int]) -> int:
-        """A group has a position on every partition from its first subscription on, before anybody joins. So one that has
-        some, but not all, is not new, and reads the others from their beginning. Returns the number of partitions up to
-        the last one with a position.
+    async def _set_first_positions(self, request: Subscribe, numbers: Sequence[int]) -> int:
+        """Give a new group a position on every partition before anybody joins it.
+
+        A group that has positions on some partitions but not on all is therefore not new, and reads the others from their
+        beginning. Return the number of partitions up to the last one with a position.
         """
         topic, group = request.topic, request.group
         assert group is not None
@@ -322,17 +212,19 @@ class KafkaBackend:
         if not fresh:
             return len(numbers)
         is_new = request.reset or not committed
-        begin = await self._reader.resolve(topic, fresh, request.start if is_new else StartAt.EARLIEST)
+        begin = await self.services.reader.resolve(
+            topic, fresh, request.start if is_new else StartAt.EARLIEST
+        )
         before = max(committed, default=-1) + 1
         if not await self.admin.move(topic, group, begin):
-            # It has members: they have seen to it, and a reset would take the ground from under them.
+            # The group has members: they have set its positions, and a reset would move them while they read.
             return before
         if not is_new:
-            tell_begun(group, topic, fresh, before)
+            log_missing_positions(group, topic, fresh, before)
         elif not request.reset:
             log.info(
-                "group %s of topic %s has no position and begins at %s; if it was there before, the broker has forgotten "
-                "it (offsets.retention.minutes)",
+                "group %s of topic %s has no position and starts at %s; if the group existed before, the broker has "
+                "forgotten its position (offsets.retention.minutes)",
                 group,
                 topic,
                 request.start.value if isinstance(request.start, StartAt) else request.start,
@@ -342,13 +234,13 @@ class KafkaBackend:
     async def read(
         self, topic: str, start: Mapping[int, int] | StartAt | datetime, limit: int
     ) -> Sequence[Delivery]:
-        """Look at records."""
+        """Read records without a group."""
         numbers = list(range(await self._known(topic)))
         if isinstance(start, Mapping):
             offsets = {number: offset for number, offset in start.items() if number in numbers}
         else:
-            offsets = await self._reader.resolve(topic, numbers, start)
-        return await self._reader.read(topic, offsets, limit)
+            offsets = await self.services.reader.resolve(topic, numbers, start)
+        return await self.services.reader.read(topic, offsets, limit)
 
     async def _known(self, topic: str) -> int:
         partitions = (await self.admin.partitions()).get(topic, 0)
@@ -358,23 +250,20 @@ class KafkaBackend:
 
     # -- administration ----------------------------------------------------------------------------
 
-    def _is_internal(self, name: str) -> bool:
-        return name.startswith("__") or name in (self._delayed, self._attempts, self._state)
-
     async def create_topic(self, name: str, config: TopicConfig) -> TopicInfo:
-        """Make or change a topic."""
-        have = await self._partitions_of(name)
+        """Create or change a topic."""
+        have = await self.services.partitions_of(name)
         if have:
             await self.admin.change(name, have, config)
             have = max(have, config.partitions or 0)
+            self.services.publisher.learn(name, have)
         else:
             have = await self.admin.create(name, config)
-            self._gone.discard(name)
-        self.publisher.learn(name, have)
+            self.services.learn(name, have)
         return await self._info(name, have)
 
     async def _info(self, name: str, partitions: int) -> TopicInfo:
-        oldest, ends = await self._reader.bounds(name, list(range(partitions)))
+        oldest, ends = await self.services.reader.bounds(name, list(range(partitions)))
         settings = await self.admin.settings(name)
 
         def own(setting: str) -> int | None:
@@ -397,37 +286,35 @@ class KafkaBackend:
         )
 
     async def delete_topic(self, name: str) -> None:
-        """Remove a topic; its streams end."""
+        """Delete a topic and end its streams."""
         await self.admin.delete(name)
-        self.publisher.forget(name)
-        for key in [key for key in self._ends if key[0] == name]:
-            del self._ends[key]
-        for stream in tuple(self.streams):
+        self.services.forget(name)
+        for stream in tuple(self._streams):
             if stream.topic == name:
                 await stream.end()
 
     async def topics(self) -> Sequence[TopicInfo]:
-        """All topics, by name."""
+        """Return all topics, sorted by name."""
         found = await self.admin.partitions()
         infos = []
         for name in sorted(found):
-            if not self._is_internal(name):
-                with contextlib.suppress(BusError):  # deleted in between
+            if name not in self.services.internal:
+                with contextlib.suppress(BusError):  # deleted meanwhile
                     infos.append(await self._info(name, found[name]))
         return infos
 
     async def groups(self) -> Sequence[GroupInfo]:
-        """All groups of the mesh."""
+        """Return all groups of the mesh."""
         found = await self.admin.partitions()
         groups = [
             (topic, group)
             for topic, group in await self.admin.groups()
-            if topic in found and not self._is_internal(topic)
+            if topic in found and topic not in self.services.internal
         ]
         ends: dict[str, dict[int, int]] = {}
         oldest: dict[str, dict[int, int]] = {}
         for topic in {topic for topic, _ in groups}:
-            oldest[topic], ends[topic] = await self._reader.bounds(topic, list(range(found[topic])))
+            oldest[topic], ends[topic] = await self.services.reader.bounds(topic, list(range(found[topic])))
         infos = []
         for topic, group in groups:
             committed = await self.admin.committed(topic, group)
@@ -438,12 +325,24 @@ class KafkaBackend:
                 infos.append(GroupInfo(topic, group, number, at, end, max(lag, 0), owners.get(number)))
         return infos
 
+    async def read_attempts(
+        self, topic: str, group: str, positions: Collection[Position]
+    ) -> Mapping[Position, Attempts]:
+        """See :class:`dimesh.spi.bus.KeptAttempts`."""
+        kept = await self.services.attempts.of(group, topic, {position.partition for position in positions})
+        return {
+            position: kept[position.partition][position.offset]
+            for position in positions
+            if position.offset in kept.get(position.partition, ())
+        }
+
     async def seek_group(self, topic: str, group: str, start: Start) -> Mapping[int, int]:
         """Move a group that has no members."""
         numbers = list(range(await self._known(topic)))
-        offsets = await self._reader.resolve(topic, numbers, start)
+        offsets = await self.services.reader.resolve(topic, numbers, start)
         if not await self.admin.is_empty(topic, group) or not await self.admin.move(topic, group, offsets):
             raise BusError(f"group {group!r} of topic {topic!r} has active members: stop them first")
+        await self.services.attempts.clear(group, topic, numbers)
         return offsets
 
     # -- doctor ------------------------------------------------------------------------------------
@@ -452,5 +351,33 @@ class KafkaBackend:
         """See :class:`dimesh.spi.bus.SelfCheck`."""
         from dimesh_kafka.doctor import examine
 
-        async for finding in examine(self, self.admin):
+        async for finding in examine(self, self.admin, self._transactor, self.options, self.services.clock):
             yield finding
+
+
+def _capabilities(options: KafkaOptions) -> Capabilities:
+    by_key = options.partition_by == "key"
+    notes = {
+        Capability.POWER_SAFE: "brokers flush late: not all replicas may lose power at once",
+        Capability.COUNTED_LAG: "by offsets, some of which are markers of transactions",
+    }
+    if not by_key:
+        notes[Capability.KEY_ORDER] = "where all events of a key agree in what 'partition_by' names"
+    return Capabilities(
+        Capability.DURABLE,
+        Capability.REPLAY,
+        Capability.LOOK_BACK,
+        Capability.START_BY_TIME,
+        Capability.GROUPS,
+        Capability.MULTI_PROCESS,
+        Capability.DURABLE_ATTEMPTS,
+        Capability.DELAYED_DELIVERY,
+        Capability.ATOMIC_STATE,
+        Capability.TRANSACTIONS,
+        Capability.COUNTED_LAG,
+        Capability.SEGMENT_RETENTION,
+        Capability.TOPIC_ADMIN,
+        key_order=Support.FULL if by_key else Support.PARTIAL,
+        power_safe=Support.PARTIAL,
+        notes=notes,
+    )

@@ -1,60 +1,69 @@
-"""What ``dimesh doctor`` tries on a broker: it makes a topic, writes, reads, joins a group, and removes everything."""
+"""The checks of ``dimesh doctor`` on a broker: create a topic, publish, read, join a group, and remove everything again."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import uuid4
 
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from dimesh.clock import Clock
 from dimesh.errors import DimeshError
 from dimesh.events import Event
-from dimesh.spi.bus import Finding, Record, StartAt, TopicConfig
+from dimesh.spi.bus import BusBackend, Finding, Record, StartAt, TopicConfig
 from dimesh_kafka.admin import Admin
-
-if TYPE_CHECKING:
-    from dimesh_kafka.backend import KafkaBackend
+from dimesh_kafka.options import KafkaOptions
+from dimesh_kafka.transactions import Transactor
 
 _SKEW: Final = 1.0
-"""Seconds between our clock and the brokers' from which times are misleading."""
+"""The difference in seconds between our clock and the broker's from which times are misleading."""
 
 
-async def examine(backend: KafkaBackend, admin: Admin) -> AsyncIterator[Finding]:
-    """Each thing that was tried."""
-    options = backend.options
+async def examine(
+    bus: BusBackend, admin: Admin, transactor: Transactor, options: KafkaOptions, clock: Clock
+) -> AsyncIterator[Finding]:
+    """Yield what each check found.
+
+    Args:
+        bus: the open backend.
+        admin: its administration.
+        transactor: its transactions.
+        options: its options.
+        clock: its clock.
+    """
     if options.tls:
         yield Finding(
             "encryption",
             True if options.tls_verify else None,
             "TLS, certificate and name verified"
             if options.tls_verify
-            else "TLS, but tls_verify = false lets anybody in between read and change events",
+            else "TLS, but tls_verify = false lets anybody on the network path read and change events",
         )
     else:
         yield Finding(
-            "encryption", None, "none: events travel in the clear; set tls = true outside a closed network"
+            "encryption", None, "none: events are not encrypted; set tls = true outside a closed network"
         )
     topic = f"dimesh.doctor.kafka.{uuid4().hex[:8]}"
     try:
         await admin.create(topic, TopicConfig(partitions=1))
-        yield Finding("topics", True, "can be made")
+        yield Finding("topics", True, "can be created")
         async for finding in _durability(admin, topic):
             yield finding
-        async for finding in _round_trip(backend, topic):
+        async for finding in _round_trip(bus, clock, topic):
             yield finding
     except DimeshError as error:
         yield Finding("permissions", False, str(error))
     finally:
         try:
-            await backend.delete_topic(topic)
+            await bus.delete_topic(topic)
         except DimeshError as error:
             yield Finding("topics", None, f"cannot be removed: {error}")
-    async for finding in _lag(backend, admin):
+    async for finding in _lag(bus, clock, admin):
         yield finding
     try:
-        async with backend.transactor.transaction("try a transaction"):
+        async with transactor.transaction("try a transaction"):
             pass
         yield Finding("transactions", True, "permitted (delayed delivery and state need them)")
     except DimeshError as error:
@@ -62,35 +71,37 @@ async def examine(backend: KafkaBackend, admin: Admin) -> AsyncIterator[Finding]
 
 
 async def _durability(admin: Admin, topic: str) -> AsyncIterator[Finding]:
-    found = [t for t in await admin.client.describe_topics() if t["topic"] == topic]
-    part = found[0]["partitions"][0]
-    copies, in_sync = len(part["replicas"]), len(part["isr"])
+    (described,) = [t for t in await admin.client.describe_topics() if t["topic"] == topic]
+    part = described["partitions"][0]
+    replicas, in_sync = len(part["replicas"]), len(part["isr"])
     settings = await admin.settings(topic)
     least = int(settings["min.insync.replicas"][0])
-    said = f"{copies} copies, {in_sync} in sync; acknowledged when {least} have it (acks=all, min.insync.replicas={least})"
+    found = f"{replicas} replicas, {in_sync} in sync; acknowledged by at least {least} (acks=all, min.insync.replicas={least})"
     if in_sync < least:
-        yield Finding("copies", False, f"{said}: nothing can be published")
+        yield Finding("replicas", False, f"{found}: nothing can be published")
     elif least < 2:
-        yield Finding("copies", None, f"{said}: a lost broker can lose acknowledged events. Use 3 and 2")
-    elif copies == least:
-        yield Finding("copies", None, f"{said}: nothing can be published while one broker is down")
+        yield Finding(
+            "replicas", None, f"{found}: the loss of one broker can lose acknowledged events. Use 3 and 2"
+        )
+    elif replicas == least:
+        yield Finding("replicas", None, f"{found}: nothing can be published while one broker is down")
     else:
-        yield Finding("copies", True, said)
+        yield Finding("replicas", True, found)
     leader = part["leader"]
     broker = await admin.describe(ConfigResource(ConfigResourceType.BROKER, str(leader)))
     if broker.get("auto.create.topics.enable", ("false", False))[0] == "true":
         yield Finding(
             "topic names",
             None,
-            "auto.create.topics.enable is on: a misspelt topic is made, and a deleted one comes back",
+            "auto.create.topics.enable is on: a misspelt topic is created, and a deleted one comes back",
         )
 
 
-async def _round_trip(backend: KafkaBackend, topic: str) -> AsyncIterator[Finding]:
-    before = backend.clock.time()
-    await backend.append(topic, [Record.of(Event("system.event", None, {"from": "doctor"}), "doctor")])
-    after = backend.clock.time()
-    (delivery,) = await backend.read(topic, StartAt.EARLIEST, 1)
+async def _round_trip(bus: BusBackend, clock: Clock, topic: str) -> AsyncIterator[Finding]:
+    before = clock.time()
+    await bus.append(topic, [Record.of(Event("system.event", None, {"from": "doctor"}), "doctor")])
+    after = clock.time()
+    (delivery,) = await bus.read(topic, StartAt.EARLIEST, 1)
     skew = delivery.timestamp - (before + after) / 2
     yield Finding(
         "broker's clock",
@@ -99,31 +110,31 @@ async def _round_trip(backend: KafkaBackend, topic: str) -> AsyncIterator[Findin
         + ("" if abs(skew) < _SKEW else ": starts by time, delays and retention follow the broker's"),
     )
     try:
-        await backend.seek_group(topic, "dimesh-doctor", StartAt.EARLIEST)
+        await bus.seek_group(topic, "dimesh-doctor", StartAt.EARLIEST)
         yield Finding("group rights", True, "can commit")
     except DimeshError as error:
         yield Finding("group rights", False, str(error))
 
 
-async def _lag(backend: KafkaBackend, admin: Admin) -> AsyncIterator[Finding]:
-    """How near each group is to losing events to retention."""
+async def _lag(bus: BusBackend, clock: Clock, admin: Admin) -> AsyncIterator[Finding]:
+    """Report the group that is nearest to losing events to retention."""
     worst: tuple[float, str] = (0.0, "")
-    infos = [g for g in await backend.groups() if g.lag]
+    infos = [g for g in await bus.groups() if g.lag]
     for info in infos[:200]:
         settings = await admin.settings(info.topic)
         kept = float(settings.get("retention.ms", ("-1", False))[0]) / 1000
         if kept <= 0:
             continue
-        oldest = await backend.read(info.topic, {info.partition: info.committed or 0}, 1)
+        oldest = await bus.read(info.topic, {info.partition: info.committed or 0}, 1)
         if oldest:
-            share = (backend.clock.time() - oldest[0].timestamp) / kept
+            share = (clock.time() - oldest[0].timestamp) / kept
             worst = max(worst, (share, f"{info.group} of {info.topic}"))
         await asyncio.sleep(0)
     if worst[0] >= 0.5:
         yield Finding(
             "retention",
             None,
-            f"{worst[1]} is {worst[0]:.0%} of the retention time behind: events will be removed unhandled",
+            f"{worst[1]} is {worst[0]:.0%} of the retention time behind: events will be removed before they are handled",
         )
     else:
-        yield Finding("retention", True, "no group is near to losing events to it")
+        yield Finding("retention", True, "no group is close to losing events to it")

@@ -2,122 +2,109 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
 
 from dimesh.errors import ConfigurationError
-from dimesh.spi.options import Options
+from dimesh.options import Options, is_address
+from dimesh.secrets import Secret
 
-_ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
-_INTERNAL: Final = re.compile(r"[a-zA-Z0-9-]{1,60}")
+WHERE: Final = "bus 'kafka'"
+"""The name of the driver in error messages."""
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, lt=86_400)]
 
 
 class KafkaOptions(Options, frozen=True):
-    """Options of the Kafka bus. Times are seconds."""
+    """Options of the Kafka bus. Times are in seconds."""
 
     bootstrap_servers: str
-    """``host:port`` of one broker or more, with commas between."""
+    """The addresses of one or more brokers, ``host:port`` separated by commas."""
     client_id: str = "dimesh"
-    """Names this program in the broker's logs and quotas; a member of a group goes by its subscription's id."""
+    """The name of this program in the broker's logs and quotas. A member of a group uses the id of its subscription."""
 
     # -- topics --
-    partitions: int | None = None
-    """Of a new topic; None: the broker's default."""
-    replication: int | None = None
-    """Copies of a new topic; None: the broker's default."""
-    internal: str = "dimesh"
-    """First part of the names of topics that the bus keeps for itself: delayed records, attempts, state."""
+    partitions: Positive | None = None
+    """The number of partitions of a new topic; None: the broker's default."""
+    replication: Positive | None = None
+    """The number of replicas of a new topic; None: the broker's default."""
+    internal: Annotated[str, Meta(pattern="^[a-zA-Z0-9-]{1,60}$")] = "dimesh"
+    """The first part of the names of the bus's own topics: delayed records, attempts, state. 1 to 60 letters, digits or
+    dashes."""
 
     # -- publishing --
     partition_by: Literal["key", "event", "pillar", "tenant"] = "key"
     """What chooses the partition: the ordering key; the event's id (spread evenly, no order); the sender's pillar;
     the tag ``tenant``. The last three keep the order of an ordering key only where all of its events agree in it."""
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
-    """Of each batch; what is read is recognised."""
-    batch_size: int = 131_072
-    """Bytes of a batch for one partition."""
-    linger: float = 0.0
-    """How long a batch waits to fill up before it is sent. While one is on its way the next fills anyway."""
-    max_queued: int = 100_000
-    """Records that may wait to be sent; a publish into a full queue waits for room."""
-    max_queued_bytes: int = 64 * 1024 * 1024
-    """The same, in bytes."""
-    max_request_size: int = 1_048_576
-    """Bytes of the largest record that is sent; the broker's and topic's ``message.max.bytes`` bound it too."""
-    delivery_timeout: float = 30.0
-    """After this a publish that no broker has acknowledged fails, with its outcome unknown."""
+    """The compression of each published batch. Every compression can be read."""
+    batch_size: Positive = 131_072
+    """The maximum bytes of a batch for one partition."""
+    linger: Annotated[float, Meta(ge=0, le=60)] = 0.0
+    """How long a batch waits to fill before it is sent. While a batch is in flight, the next one fills anyway."""
+    max_queued: Positive = 100_000
+    """The maximum number of records that wait to be sent. When it is reached, a publish waits until there is room."""
+    max_queued_bytes: Positive = 64 * 1024 * 1024
+    """The maximum bytes of records that wait to be sent."""
+    max_request_size: Positive = 1_048_576
+    """The maximum bytes of a record. The ``message.max.bytes`` of the broker and the topic limit it, too."""
+    delivery_timeout: Seconds = 30.0
+    """How long a publish may wait for the broker's acknowledgement; then it fails, and its outcome is unknown."""
 
     # -- consuming --
-    session_timeout: float = 10.0
-    """A member that says nothing for so long has left its group."""
-    heartbeat_interval: float = 1.0
-    """How often a member says something; at most a third of ``session_timeout``."""
-    rebalance_timeout: float = 30.0
-    """How long a member may take to finish what it handles when partitions move. What takes longer than two thirds of
-    it is given up, and handled again by the next owner."""
-    fetch_max_bytes: int = 1_048_576
-    """Bytes to fetch ahead for each partition."""
+    session_timeout: Seconds = 10.0
+    """How long a member of a group may be silent before the broker removes it from the group."""
+    heartbeat_interval: Seconds = 1.0
+    """How often a member sends a heartbeat; at most a third of ``session_timeout``."""
+    rebalance_timeout: Seconds = 30.0
+    """How long a member may take to finish what it is handling when partitions move. Whatever takes longer than two thirds
+    of this is given up, and handled again by the next owner."""
+    metadata_interval: Seconds = 30.0
+    """How often clients ask for the partitions of their topics; so long a partition that is added may wait for its readers."""
+    fetch_max_bytes: Positive = 1_048_576
+    """The bytes to fetch ahead for each partition."""
 
     # -- connection --
-    request_timeout: float = 30.0
-    """How long an answer of the broker may take."""
+    request_timeout: Seconds = 30.0
+    """How long the broker may take to answer a request."""
     tls: bool = False
-    """Encrypt the connection."""
+    """Whether the connection is encrypted."""
     tls_ca: str | None = None
-    """File with the certificates of the authorities to trust; None: those of the operating system."""
+    """A file with the certificates of the trusted authorities; None: those of the operating system."""
     tls_cert: str | None = None
-    """File with this program's certificate (and key, if ``tls_key`` is not given)."""
+    """A file with this program's certificate, and its key unless ``tls_key`` is set."""
     tls_key: str | None = None
-    """File with the key of ``tls_cert``."""
-    tls_key_password: str | None = None
+    """A file with the key of ``tls_cert``."""
+    tls_key_password: Secret | None = None
+    """The password of the key."""
     tls_verify: bool = True
-    """Check the broker's certificate and its name. Turning it off lets anybody in between read and change events."""
+    """Whether the broker's certificate and host name are verified. False lets anybody on the network path read and change
+    events."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
-    """How this program proves who it is; None: not at all, or by ``tls_cert``."""
+    """How this program authenticates; None: not at all, or by ``tls_cert``."""
     sasl_username: str | None = None
-    sasl_password: str | None = None
+    """The user name for ``PLAIN`` and ``SCRAM``."""
+    sasl_password: Secret | None = None
+    """The password of the user."""
     oauth_token_file: str | None = None
-    """File with a bearer token, read anew for each connection."""
+    """A file with a bearer token, read again for each connection."""
     oauth_token_url: str | None = None
-    """Where a token is to be had by client credentials."""
+    """The address that issues tokens for client credentials."""
     oauth_client_id: str | None = None
-    oauth_client_secret: str | None = None
+    """The client id for ``oauth_token_url``."""
+    oauth_client_secret: Secret | None = None
+    """The client secret for ``oauth_token_url``."""
     oauth_scope: str | None = None
+    """The scope of the token; None: the server's default."""
 
     def __post_init__(self) -> None:
-        _check_addresses(self.bootstrap_servers)
-        for name in ("batch_size", "max_queued", "max_queued_bytes", "max_request_size", "fetch_max_bytes"):
-            if getattr(self, name) < 1:
-                raise _wrong(f"{name} must be 1 or more")
-        for name in (
-            "delivery_timeout",
-            "session_timeout",
-            "heartbeat_interval",
-            "rebalance_timeout",
-            "request_timeout",
-        ):
-            if not 0 < getattr(self, name) < 86_400:
-                raise _wrong(f"{name} must be more than 0 and less than a day (seconds)")
-        if not 0 <= self.linger <= 60:
-            raise _wrong("linger must be 0 to 60 seconds")
+        for address in self.bootstrap_servers.split(","):
+            if not is_address(address.strip()):
+                raise ConfigurationError(
+                    f"bootstrap_servers must be host:port, or several separated by commas; {address.strip()!r:.80} is "
+                    "neither"
+                )
         if self.heartbeat_interval > self.session_timeout / 3:
-            raise _wrong("heartbeat_interval must be at most a third of session_timeout")
-        for name in ("partitions", "replication"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise _wrong(f"{name} must be 1 or more, or left out for the broker's default")
-        if not _INTERNAL.fullmatch(self.internal):
-            raise _wrong("internal must be 1 to 60 letters, digits or dashes")
-
-
-def _check_addresses(servers: str) -> None:
-    for address in servers.split(","):
-        found = _ADDRESS.fullmatch(address.strip())
-        if found is None or not 0 < int(found[2]) < 65_536:
-            raise _wrong(
-                f"bootstrap_servers must be host:port, several with commas between: {address.strip()!r:.80} is not"
-            )
-
-
-def _wrong(text: str) -> ConfigurationError:
-    return ConfigurationError(f"bus 'kafka': {text}")
+            raise ConfigurationError("heartbeat_interval must be at most a third of session_timeout")

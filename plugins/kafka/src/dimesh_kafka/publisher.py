@@ -1,12 +1,12 @@
-"""Publishing: batches of its own filling, one on its way for each partition.
+"""Publishing: batches that fill while the one before is in flight, one in flight for each partition.
 
-A publish puts its records into the open batch of each record's partition, encoded at once, and waits. A batch is sent
-when the one before it was acknowledged; what comes meanwhile fills the next. So batches grow with the load by
-themselves, the order of a partition is that of the calls, and five hundred waiting publishers wait for one answer.
+A publish puts its records into the open batch of each record's partition, encoded at once, and waits. A batch is sent when
+the one before it was acknowledged; what is published meanwhile fills the next. So batches grow with the load, the order of a
+partition is the order of the calls, and five hundred waiting publishers wait for one answer.
 
-The client numbers batches for the broker (idempotence). When one fails for good, that numbering has a hole, after which
-the broker refuses all further ones; so the client is replaced. The same is done when a batch gets no answer within the
-delivery time-out: who waits for it is told that the outcome is unknown, and it is not sent again behind their back.
+The client numbers batches for the broker (idempotence). When a batch fails for good, the numbering has a gap, after which the
+broker refuses every later batch; so the client is replaced. The client is also replaced when a batch gets no answer within
+the delivery timeout: its publishers get an error that says that the outcome is unknown, and the batch is not sent again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError
 from aiokafka.partitioner import murmur2
 
 from dimesh.clock import Clock, Handle
-from dimesh.errors import BackpressureError, BusClosedError, PublishError
+from dimesh.errors import PublishError, RefusedError
 from dimesh.spi.bus import Position, Record
+from dimesh.storage.room import Room
 from dimesh_kafka.clients import stop_producer
 from dimesh_kafka.failures import explained
 from dimesh_kafka.messages import to_headers
@@ -34,11 +35,11 @@ log = logging.getLogger("dimesh.bus.kafka")
 
 _MOST_KEYS: Final = 20_000
 _OVERHEAD: Final = 100
-"""Bytes of a record beside key, value and headers, at most; with its share of the batch's header."""
+"""The maximum bytes of a record apart from key, value and headers; includes its share of the batch's header."""
 _position = tuple.__new__  # a named tuple's own constructor costs twice as much
 
-Message = tuple[int, bytes, bytes | None, list[tuple[str, bytes]]]
-"""partition, key, value (None: the key is deleted, where the topic is compacted), headers"""
+Message = tuple[int, bytes, bytes | None, list[tuple[str, bytes]], int]
+"""Partition, key, value (None deletes the key of a compacted topic), headers, and the size that counts as queued."""
 
 
 class Append:
@@ -63,11 +64,11 @@ class Batch:
         self.since = since
         self.size = 0
         self.settled = False
-        """Acknowledged or given up: who waited for it was told."""
+        """Whether the batch was acknowledged or given up, and its publishers have their answer."""
 
 
 class Partition:
-    """One partition's batches."""
+    """The batches of one partition."""
 
     __slots__ = ("batches", "number", "sending", "task", "topic")
 
@@ -83,10 +84,10 @@ class Publisher:
     """Sends records.
 
     Args:
-        options: of the bus.
+        options: the options of the bus.
         new_producer: makes a client, not started.
-        clock: time.
-        written: is told topic, partition and the offset after the last record of a batch that was acknowledged.
+        clock: the clock of the bus.
+        acknowledged: is called with the topic, the partition and the offset after the last record of an acknowledged batch.
     """
 
     def __init__(
@@ -94,12 +95,12 @@ class Publisher:
         options: KafkaOptions,
         new_producer: Callable[[], AIOKafkaProducer],
         clock: Clock,
-        written: Callable[[str, int, int], None],
+        acknowledged: Callable[[str, int, int], None],
     ) -> None:
         self._options = options
         self._new_producer = new_producer
         self._clock = clock
-        self._written = written
+        self._acknowledged = acknowledged
         self._topics: dict[str, list[Partition]] = {}
         self._choices: dict[str, int] = {}
         self._held: dict[str, asyncio.Event] = {}
@@ -108,14 +109,12 @@ class Publisher:
         self._opening = asyncio.Lock()
         self._renewal: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
-        self._queued = 0
-        self._queued_bytes = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._room = Room(clock, options.max_queued, options.max_queued_bytes, "records wait for the broker")
         self._watch: Handle | None = None
         self._closed = False
 
     async def open(self) -> None:
-        """Connect. A user who may not publish may still consume: that is said at the first publish."""
+        """Connect. A user who may not publish may still consume, so the error is raised by the first publish."""
         try:
             self._producer = await self._started()
         except ClusterAuthorizationFailedError as error:
@@ -140,14 +139,11 @@ class Publisher:
         return producer
 
     async def close(self) -> None:
-        """Send what waits, within the delivery time-out, and disconnect."""
+        """Send what is queued, within the delivery timeout, and disconnect."""
         if self._closed:
             return
         self._closed = True
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.cancel()
+        self._room.close()
         tasks = [p.task for topic in self._topics.values() for p in topic if p.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self._options.delivery_timeout)
@@ -164,23 +160,23 @@ class Publisher:
     # -- topics ------------------------------------------------------------------------------------
 
     def partitions(self, topic: str) -> int:
-        """How many a topic has, as far as is known; 0: not known."""
+        """Return the known number of partitions of a topic; 0 if it is not known."""
         return len(self._topics.get(topic, ()))
 
     def learn(self, topic: str, partitions: int) -> None:
-        """A topic has so many partitions now."""
+        """Record the number of partitions of a topic."""
         known = self._topics.setdefault(topic, [])
         known += [Partition(topic, number) for number in range(len(known), partitions)]
 
     def forget(self, topic: str) -> None:
-        """The topic was deleted: what waits for it fails."""
+        """Fail everything that is queued for a topic that was deleted."""
         for part in self._topics.pop(topic, ()):
             for batch in (*part.batches, *((part.sending,) if part.sending else ())):
                 self._give_up(batch, PublishError(f"topic {topic!r} was deleted"))
             part.batches.clear()
 
     def choose(self, record: Record, partitions: int) -> int:
-        """The partition of a record: the hash that Kafka's own clients use, of what ``partition_by`` says."""
+        """Return the partition of a record: the hash, as Kafka's own clients compute it, of what ``partition_by`` names."""
         if partitions == 1:
             return 0
         rule = self._options.partition_by
@@ -202,11 +198,11 @@ class Publisher:
     # -- publishing --------------------------------------------------------------------------------
 
     async def append(self, topic: str, records: Sequence[Record], timeout: float) -> list[Position | None]:
-        """Send records; returns when all of them are acknowledged. The topic's partitions are known.
+        """Send records to a topic whose partitions are known; return when all of them are acknowledged.
 
         Raises:
-            BackpressureError: no room within ``timeout`` seconds.
-            PublishError: refused, or no answer within the delivery time-out.
+            BackpressureError: no room came free within ``timeout`` seconds.
+            PublishError: the broker refused, or did not answer within the delivery timeout.
         """
         held = self._held.get(topic)
         while held is not None:
@@ -217,48 +213,65 @@ class Publisher:
     async def send(
         self, topic: str, messages: Sequence[Message], size: int, timeout: float
     ) -> list[Position | None]:
-        """Send messages of ``size`` bytes in all; see :meth:`append`."""
-        if self._waiters or not self._has_room(len(messages), size):
-            await self._wait_for_room(len(messages), size, timeout)
-        if self._closed:
-            raise BusClosedError("the bus is closed")
+        """Send messages whose sizes add up to ``size``; see :meth:`append`."""
         if self._producer is None:
             await self._ensure_open()
+        room = self._room
+        if not room.try_take(len(messages), size):
+            await room.take(len(messages), size, timeout)
         parts = self._topics.get(topic)
         if parts is None:
+            room.free(len(messages), size)
             raise PublishError(f"topic {topic!r} was deleted; nothing was published")
         append = Append(len(messages), asyncio.get_running_loop().create_future())
-        for slot, (number, key, value, headers) in enumerate(messages):
-            self._put(parts[number], append, slot, key, value, headers)
+        for slot, (number, key, value, headers, bytes_) in enumerate(messages):
+            self._put(parts[number], append, slot, key, value, headers, bytes_)
         return await append.future
 
     def prepared(self, topic: str, records: Sequence[Record]) -> tuple[list[Message], int]:
-        """The messages of records, and their bytes.
+        """Return the messages of records, and the sum of their sizes.
 
         Raises:
-            EventError: one cannot be written; nothing was sent.
-            PublishError: one is too large; nothing was sent.
+            EventError: an event cannot be encoded; nothing was sent.
+            RefusedError: a record is too large; nothing was sent.
         """
         count = len(self._topics[topic])
-        most = self._options.max_request_size
         messages: list[Message] = []
         total = 0
         for record in records:
             headers = to_headers(record)
             key = record.key.encode("utf-8", "surrogatepass")
-            # All else follows from these; what is exactly too large is counted exactly.
-            size = len(record.payload) + 2 * len(headers[0][1])
-            if size > most // 2:
-                size = _OVERHEAD + len(key) + len(record.payload)
-                size += sum(len(name) + len(value) + 4 for name, value in headers)
-            if size > most:
-                raise PublishError(
-                    f"a record of {size:,} bytes is larger than the option max_request_size "
-                    f"({self._options.max_request_size:,}) allows; nothing was published"
-                )
+            size = self._size(record, key, headers)
             total += size
-            messages.append((self.choose(record, count), key, record.payload, headers))
+            messages.append((self.choose(record, count), key, record.payload, headers, size))
         return messages, total
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Refuse records that are too large.
+
+        Raises:
+            EventError: an event cannot be encoded.
+            RefusedError: a record is too large.
+        """
+        for record in records:
+            # A header is at most doubled when it becomes text.
+            if len(record.payload) + 4 * len(record.header) > self._options.max_request_size // 2:
+                self._size(record, record.key.encode("utf-8", "surrogatepass"), to_headers(record))
+
+    def _size(self, record: Record, key: bytes, headers: Sequence[tuple[str, bytes]]) -> int:
+        """Return the size that counts as queued."""
+        most = self._options.max_request_size
+        # The other headers follow from these two, so this suffices; a record near the limit is counted exactly.
+        size = len(record.payload) + 2 * len(headers[0][1])
+        if size > most // 2:
+            size = _OVERHEAD + len(key) + len(record.payload)
+            size += sum(len(name) + len(value) + 4 for name, value in headers)
+        if size > most:
+            raise RefusedError(
+                f"a record of {size:,} bytes is larger than the option max_request_size ({most:,}) allows; nothing was "
+                "published"
+            )
+        return size
 
     def _put(
         self,
@@ -268,6 +281,7 @@ class Publisher:
         key: bytes,
         value: bytes | None,
         headers: list[tuple[str, bytes]],
+        size: int,
     ) -> None:
         batch = part.batches[-1] if part.batches else None
         added = (
@@ -279,12 +293,10 @@ class Publisher:
             assert self._producer is not None
             batch = Batch(self._producer.create_batch(), self._clock.monotonic())
             part.batches.append(batch)
-            added = batch.builder.append(timestamp=None, key=key, value=value, headers=headers)
+            batch.builder.append(timestamp=None, key=key, value=value, headers=headers)
         assert batch is not None
         batch.entries.append((append, slot))
-        batch.size += added.size
-        self._queued += 1
-        self._queued_bytes += added.size
+        batch.size += size
         if part.task is None:
             part.task = asyncio.create_task(self._send(part), name="dimesh-kafka-send")
             if self._watch is None:
@@ -324,20 +336,30 @@ class Publisher:
             if not batch.settled:
                 self._give_up(batch, PublishError("the bus was closed before the broker answered"))
                 raise
+        except Exception as error:  # nobody expected it, but the publishers must not wait for ever
+            log.exception("sending to %s/%d failed", part.topic, part.number)
+            self._give_up(
+                batch,
+                PublishError(
+                    f"publish to {part.topic}: unexpected {error!r}: the outcome is unknown. Publishing the same events again "
+                    "is safe"
+                ),
+            )
+            self._renew()
         else:
-            self._acknowledged(part, batch, found.offset)
+            self._succeed(part, batch, found.offset)
         finally:
             if answer is not None and not answer.done():
                 answer.cancel()
             part.sending = None
             self._outstanding[producer] -= 1
 
-    def _acknowledged(self, part: Partition, batch: Batch, first: int) -> None:
+    def _succeed(self, part: Partition, batch: Batch, first: int) -> None:
         if not self._settle(batch):
             return
         number = part.number
-        if first >= 0:  # a repeat that the broker had already does not say where
-            self._written(part.topic, number, first + len(batch.entries))
+        if first >= 0:  # the answer to a repeat of an earlier batch has no offset
+            self._acknowledged(part.topic, number, first + len(batch.entries))
             for offset, (append, slot) in enumerate(batch.entries, first):
                 append.positions[slot] = _position(Position, (number, offset))
         for append, _ in batch.entries:
@@ -356,18 +378,16 @@ class Publisher:
         if batch.settled:
             return False
         batch.settled = True
-        self._queued -= len(batch.entries)
-        self._queued_bytes -= batch.size
-        self._call_next()
+        self._room.free(len(batch.entries), batch.size)
         return True
 
     # -- time --------------------------------------------------------------------------------------
 
     def _arm_watch(self) -> None:
-        # One timer for all batches; it runs while something is on its way.
+        # One timer for all batches; it runs while something is in flight.
         limit = self._options.delivery_timeout
 
-        def look() -> None:
+        def check() -> None:
             self._watch = None
             now = self._clock.monotonic()
             busy = False
@@ -390,7 +410,7 @@ class Publisher:
             if busy and not self._closed:
                 self._arm_watch()
 
-        self._watch = self._clock.call_later(max(limit / 10, 0.05), look)
+        self._watch = self._clock.call_later(max(limit / 10, 0.05), check)
 
     # -- replacing the client ----------------------------------------------------------------------
 
@@ -407,7 +427,7 @@ class Publisher:
                     self._producer = await self._started()
                     break
                 except (KafkaError, OSError) as error:
-                    log.warning("cannot reconnect to publish, again in %.1f s: %s", wait, error)
+                    log.warning("cannot reconnect to publish; the next attempt is in %.1f s: %s", wait, error)
                     self._fail_late()
                     await self._clock.sleep(wait)
                     wait = min(wait * 2, 5.0)
@@ -419,7 +439,7 @@ class Publisher:
             task.add_done_callback(self._retiring.discard)
 
     def _fail_late(self) -> None:
-        """Without any broker nothing is sent, and what waits too long fails all the same."""
+        """Fail batches that no broker took within the delivery timeout."""
         limit = self._options.delivery_timeout
         now = self._clock.monotonic()
         for topic in self._topics.values():
@@ -427,67 +447,23 @@ class Publisher:
                 while part.batches and now - part.batches[0].since >= limit:
                     self._give_up(
                         part.batches.popleft(),
-                        PublishError(f"no broker was there to publish to {part.topic} within {limit:g} s"),
+                        PublishError(
+                            f"no broker could be reached to publish to {part.topic} within {limit:g} s"
+                        ),
                     )
 
     async def _retire(self, producer: AIOKafkaProducer) -> None:
         async with _within(self._options.delivery_timeout):
-            while self._outstanding[producer]:  # noqa: ASYNC110 - rare, and nobody is in a hurry
+            while self._outstanding[producer]:  # noqa: ASYNC110 - rare, and not urgent
                 await asyncio.sleep(0.05)
         del self._outstanding[producer]
         await stop_producer(producer, flush=False)
 
-    # -- room --------------------------------------------------------------------------------------
-
-    def _has_room(self, count: int, size: int) -> bool:
-        if self._queued == 0:
-            return True
-        return (
-            self._queued + count <= self._options.max_queued
-            and self._queued_bytes + size <= self._options.max_queued_bytes
-        )
-
-    async def _wait_for_room(self, count: int, size: int, timeout: float) -> None:
-        # Those who wait are served in the order in which they came, which keeps the order of a key.
-        end = self._clock.monotonic() + timeout
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(turn)
-        late = self._clock.call_later(timeout, self._call_all) if timeout > 0 else None
-        try:
-            while timeout > 0 and self._clock.monotonic() < end:
-                if self._waiters[0] is turn and self._has_room(count, size):
-                    return
-                await asyncio.wait((turn,))
-                if self._closed:
-                    raise BusClosedError("the bus is closed")
-                fresh: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._waiters[self._waiters.index(turn)] = fresh
-                turn = fresh
-        finally:
-            if late is not None:
-                late.cancel()
-            if turn in self._waiters:
-                self._waiters.remove(turn)
-            self._call_next()
-        raise BackpressureError(
-            f"{self._queued:,} records wait for the broker; there was no room within {timeout:g} s and nothing was "
-            "published. Publish slower, or raise the option 'max_queued'"
-        )
-
-    def _call_next(self) -> None:
-        if self._waiters and not self._waiters[0].done():
-            self._waiters[0].set_result(None)
-
-    def _call_all(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    # -- making way for a transaction --------------------------------------------------------------
+    # -- excluding others for a transaction --------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def held(self, topic: str) -> Any:
-        """Nothing of the topic is on its way, and nothing more is begun, while the block runs."""
+        """Wait until nothing is in flight to the topic, and start nothing more while the block runs."""
         while topic in self._held:
             await self._held[topic].wait()
         gate = self._held[topic] = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Looking at records without a group, and asking where a partition begins and ends."""
+"""Reading records without a group, and the bounds of partitions."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Reader:
     """One consumer, used by one caller at a time.
 
     Args:
-        new_consumer: makes a client, not started.
-        patience: seconds that a read may take.
+        new_consumer: makes a consumer that is not started.
+        patience: the seconds that a read may take.
     """
 
     def __init__(self, new_consumer: Callable[..., AIOKafkaConsumer], patience: float) -> None:
@@ -54,16 +54,16 @@ class Reader:
                     self._consumer.assign(parts)
                     async with asyncio.timeout(self._patience):
                         yield self._consumer, parts
-                    self._consumer.unsubscribe()  # else it would go on fetching
+                    self._consumer.unsubscribe()  # otherwise it would continue to fetch
             except TimeoutError:
                 await self._drop()
                 raise BusError(f"cannot read {topic}: no answer within {self._patience:g} s") from None
             except BaseException:
-                await self._drop()  # whatever state it is in
+                await self._drop()  # its state is unknown
                 raise
 
     async def bounds(self, topic: str, numbers: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
-        """The first held offset and that of the next record, by partition."""
+        """Return the oldest offset and the offset of the next record, both by partition."""
         if not numbers:
             return {}, {}
         async with self._using(topic, numbers) as (consumer, parts):
@@ -72,14 +72,14 @@ class Reader:
         return {p.partition: oldest[p] for p in parts}, {p.partition: ends[p] for p in parts}
 
     async def resolve(self, topic: str, numbers: Sequence[int], start: Start) -> dict[int, int]:
-        """The offset of each partition that a start means."""
+        """Return the offset at which each partition starts."""
         oldest, ends = await self.bounds(topic, numbers)
         if start is StartAt.EARLIEST:
             return oldest
         if start is StartAt.LATEST:
             return ends
         if isinstance(start, datetime):
-            # Kafka's times are milliseconds: rounded down, so that none is passed over.
+            # Kafka counts milliseconds: rounded down, so that no record is skipped.
             moment = int(start.timestamp() * 1000)
             async with self._using(topic, numbers) as (consumer, parts):
                 found = await consumer.offsets_for_times({part: max(moment, 0) for part in parts})
@@ -88,14 +88,14 @@ class Reader:
                 for part, at in found.items()
             }
         assert isinstance(start, Mapping)
-        # Never beyond the end: what comes next would be passed over in silence.
+        # Never beyond the end: the next record would be skipped silently.
         return {
             number: min(max(start[number], 0), ends[number]) if number in start else oldest[number]
             for number in numbers
         }
 
     async def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> list[Delivery]:
-        """At most ``limit`` records of each partition, from its offset on, in the order they were taken."""
+        """Return at most ``limit`` records of each partition from its offset on, ordered by time."""
         if not offsets:
             return []
         oldest, ends = await self.bounds(topic, list(offsets))
@@ -113,7 +113,7 @@ class Reader:
                 try:
                     fetched = await consumer.getmany(*left, timeout_ms=100, max_records=1_000)
                 except OffsetOutOfRangeError as error:
-                    # Retention removed it since the beginning was asked for.
+                    # Retention has removed the record since the bounds were read.
                     fetched = {}
                     for part in error.args[0]:
                         consumer.seek(part, (await consumer.beginning_offsets([part]))[part])

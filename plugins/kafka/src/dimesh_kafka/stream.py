@@ -1,11 +1,11 @@
 """Subscriptions: one consumer each, alone or as a member of a group.
 
-The engine asks when it has room, so nothing is fetched ahead of it but what the client keeps for each partition
-(``fetch_max_bytes``). Heartbeats and rebalances run beside: a slow handler never loses its partitions.
+The engine asks for records when it has room, so nothing is fetched ahead except what the client buffers for each partition
+(``fetch_max_bytes``). Heartbeats and rebalances run independently: a slow handler never loses its partitions.
 
-The client rebalances eagerly: every partition is revoked and most of them come straight back (assignment is sticky). At
-a revoke the engine finishes what it handles and commits; what takes longer than two thirds of the rebalance time-out is
-given up, so that one slow handler does not hold up the whole group.
+The client rebalances eagerly: every partition is revoked, and most are assigned again at once (assignment is sticky). When
+partitions are revoked, the engine finishes what it is handling and commits. Whatever takes longer than two thirds of the
+rebalance timeout is given up, so that one slow handler does not hold up the whole group.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
@@ -24,54 +24,68 @@ from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
     OffsetOutOfRangeError,
-    ProducerFenced,
 )
 
-from dimesh.errors import BusError, FencedError, PositionLostError, PublishError
+from dimesh.errors import BusError, FencedError, PositionLostError
 from dimesh.spi.bus import Attempts, Batch, Delivery, PartitionListener, Record, Subscribe
-from dimesh_kafka.clients import is_fenced, raise_trouble, stop_consumer
+from dimesh_kafka.clients import is_fenced, raise_group_error, stop_consumer
 from dimesh_kafka.failures import explained, translated
 from dimesh_kafka.messages import from_message
-from dimesh_kafka.transactions import Transactor
-
-if TYPE_CHECKING:
-    from dimesh_kafka.backend import KafkaBackend
+from dimesh_kafka.names import group_id
+from dimesh_kafka.production import Production
+from dimesh_kafka.services import Services
 
 log = logging.getLogger("dimesh.bus.kafka")
 
-_LOOK: Final = 0.5
-"""Seconds after which a waiting ``receive`` looks around: a topic may be gone, markers of transactions passed."""
+_DELETED_CHECK: Final = 0.1
+"""Seconds between two looks, during a commit, at whether the topic is deleted."""
+_RECHECK: Final = 0.5
+"""Seconds after which a waiting ``receive`` checks again: the topic may be deleted, or transaction markers passed."""
 
 
 class KafkaStream:
-    """See :class:`dimesh.spi.bus.Stream`."""
+    """See :class:`dimesh.spi.bus.Stream`.
 
-    def __init__(self, backend: KafkaBackend, request: Subscribe, listener: PartitionListener) -> None:
+    Args:
+        services: the clients of the bus.
+        request: the subscription.
+        listener: is informed about partitions that are assigned and revoked.
+        ended: called when the stream ends.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        request: Subscribe,
+        listener: PartitionListener,
+        ended: Callable[[KafkaStream], None],
+    ) -> None:
         self.topic = request.topic
         self.group = request.group
         self.member = request.member
         self.closed = False
-        self._backend = backend
+        self._services = services
         self._listener = listener
+        self._ended = ended
         self._consumer: AIOKafkaConsumer | None = None
         self._next: dict[int, int] = {}
-        """By partition that is ours, the offset after the last record handed out."""
+        """The offset after the last record handed out, for each assigned partition."""
         self._ends: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._positions = 0
-        """On how many partitions the group had positions when this member came."""
-        self._told: set[int] = set()
-        """Partitions of which it was said that there is no position."""
+        """The number of partitions on which the group had positions when this member joined."""
+        self._reported: set[int] = set()
+        """Partitions whose missing position was logged."""
         self._attempts: dict[int, dict[int, Attempts]] = {}
-        self._produces = request.produces
-        self._unsure: set[int] = set()
-        """Partitions of which a transaction ended with an unknown outcome."""
-        self._transactors: dict[int, Transactor] = {}
-        """By partition: whoever gets the partition next opens the same transactional id, which shuts this one out."""
-        self._settled = False
-        """Whether it is known which partitions are ours."""
+        self._production = (
+            Production(services, request.topic, request.group)
+            if request.produces and request.group is not None
+            else None
+        )
+        self._assigned = False
+        """Whether the current assignment of partitions is known."""
         self._lost: list[str] = []
-        self._broken: KafkaError | None = None
+        self._broken: Exception | None = None
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -81,12 +95,12 @@ class KafkaStream:
         await self._take_over(dict(offsets))
 
     async def open_member(self, partitions: int) -> None:
-        """Join the group, which has positions on so many partitions; ours come when it has settled."""
+        """Join the group, which has positions on ``partitions`` partitions; some are assigned when it has rebalanced."""
         self._positions = partitions
         await self._connect(self.group)
 
     async def _connect(self, group: str | None) -> None:
-        options = self._backend.options
+        options = self._services.options
         membership: dict[str, Any] = {}
         if group is not None:
             membership = {
@@ -96,9 +110,9 @@ class KafkaStream:
                 "session_timeout_ms": int(options.session_timeout * 1000),
                 "heartbeat_interval_ms": int(options.heartbeat_interval * 1000),
                 "rebalance_timeout_ms": int(options.rebalance_timeout * 1000),
-                "max_poll_interval_ms": 2**31 - 1,  # it is the engine that bounds how long a handler may take
+                "max_poll_interval_ms": 2**31 - 1,  # the engine bounds the time of a handler
             }
-        consumer = self._backend.clients.consumer(
+        consumer = self._services.clients.consumer(
             max_partition_fetch_bytes=options.fetch_max_bytes, **membership
         )
         with translated(f"read {self.topic}"):
@@ -112,7 +126,7 @@ class KafkaStream:
         self._consumer = consumer
 
     async def _take_over(self, offsets: dict[int, int]) -> None:
-        """These partitions are ours from now on."""
+        """Start to read partitions from the given offsets."""
         consumer = self._consumer
         assert consumer is not None
         parts = {TopicPartition(self.topic, number): offset for number, offset in offsets.items()}
@@ -123,7 +137,7 @@ class KafkaStream:
         for part, offset in parts.items():
             consumer.seek(part, offset)
             self._next[part.partition] = offset
-        self._settled = True
+        self._assigned = True
 
     async def _ends_of(self, consumer: AIOKafkaConsumer, parts: Sequence[TopicPartition]) -> dict[int, int]:
         if not parts:
@@ -134,49 +148,50 @@ class KafkaStream:
     # -- partitions of a group ---------------------------------------------------------------------
 
     async def on_assigned(self, consumer: AIOKafkaConsumer, parts: set[TopicPartition]) -> None:
-        """The group has settled."""
+        """Start to read the partitions that a rebalance gave to this member."""
         offsets: dict[int, int] = {}
         fresh = []
-        if self._produces:
-            # Before the positions are read: what an earlier owner has under way is aborted by this.
-            for part in parts:
-                transactor = self._transactors[part.partition] = self._backend.transactor_of(
-                    f"{group_id(self.group or '', self.topic)}-{part.partition}"
-                )
-                await transactor.open()
+        if self._production is not None:
+            # Before the positions are read, since this aborts what an earlier owner has in flight.
+            await self._production.open(part.partition for part in parts)
         for part in parts:
             committed = await consumer.committed(part)
             if committed is None:
-                fresh.append(part)  # added since the group was made, or forgotten by the broker
+                fresh.append(part)  # added since the group was created, or forgotten by the broker
             else:
                 offsets[part.partition] = self._committed[part.partition] = committed
         if fresh:
             for part, offset in (await consumer.beginning_offsets(fresh)).items():
                 offsets[part.partition] = offset
         assert self.group is not None
-        untold = {part.partition for part in fresh} - self._told
-        self._told |= untold
-        tell_begun(self.group, self.topic, sorted(untold), self._positions)
-        self._attempts = await self._backend.attempts.of(self.group, self.topic, offsets)
+        unreported = {part.partition for part in fresh} - self._reported
+        self._reported |= unreported
+        log_missing_positions(self.group, self.topic, sorted(unreported), self._positions)
+        self._attempts = await self._services.attempts.of(self.group, self.topic, offsets)
         self._consumer = consumer
         await self._take_over(offsets)
 
     async def on_revoked(self, parts: set[TopicPartition], fenced: bool) -> None:
-        """The group changes. ``fenced``: others have the partitions already."""
+        """Give partitions up for a rebalance.
+
+        Args:
+            parts: the partitions.
+            fenced: whether other members have the partitions already.
+        """
         numbers = [part.partition for part in parts if part.partition in self._next]
-        self._settled = False
+        self._assigned = False
         self._next.clear()
         try:
             await self._give_up(numbers, fenced)
         finally:
-            await self._close_transactors()
+            await self._close_production()
 
     async def _give_up(self, numbers: Sequence[int], fenced: bool) -> None:
         if not numbers:
             return
         if not fenced:
             drained = asyncio.ensure_future(self._listener.revoked(numbers))
-            late = self._backend.options.rebalance_timeout * 2 / 3
+            late = self._services.options.rebalance_timeout * 2 / 3
             done, _ = await asyncio.wait((drained,), timeout=late)
             if done:
                 drained.result()
@@ -184,8 +199,8 @@ class KafkaStream:
             drained.cancel()
             await asyncio.wait((drained,))
             log.warning(
-                "%s of group %s: what is being handled was not done %.0f s after a rebalance began; its partitions go "
-                "to others without it",
+                "%s of group %s: a handler did not finish within %.0f s after a rebalance began; its partitions go to other "
+                "members, which handle its events again",
                 self.member,
                 self.group,
                 late,
@@ -204,14 +219,16 @@ class KafkaStream:
             if self._lost:
                 lost, self._lost = self._lost, []
                 raise PositionLostError(f"topic {self.topic!r}: {'; '.join(lost)}")
-            if consumer is None or not self._settled:
+            if consumer is None or not self._assigned:
                 await self._pause(consumer)
                 continue
+            if self.group is None:
+                await self._add_partitions(consumer)
             passed = await self._passed(consumer)
             if passed:
                 return passed
             try:
-                found = await consumer.getmany(timeout_ms=int(_LOOK * 1000), max_records=limit)
+                found = await consumer.getmany(timeout_ms=int(_RECHECK * 1000), max_records=limit)
             except ConsumerStoppedError:
                 continue
             except OffsetOutOfRangeError as error:
@@ -223,28 +240,41 @@ class KafkaStream:
             batches = [
                 self._batch(part.partition, messages)
                 for part, messages in found.items()
-                # A rebalance may have come in between: its next owner gets these.
+                # A rebalance may have happened meanwhile: the next owner gets these.
                 if messages and part.partition in self._next
             ]
             if batches:
                 return batches
-            if not found and self._backend.is_gone(self.topic):
+            if not found and self._services.is_deleted(self.topic):
                 await self.end()
 
     async def _pause(self, consumer: AIOKafkaConsumer | None) -> None:
-        """Wait for partitions, with an eye on the client, which tells its troubles only to who reads."""
+        """Wait for an assignment. Check the client for errors, which it otherwise raises only from a fetch."""
         if consumer is not None:
             try:
-                raise_trouble(consumer)
+                raise_group_error(consumer)
             except KafkaError as error:
                 self._broken = error
                 raise explained(error, f"join group {self.group} of {self.topic}") from error
-        if self._backend.is_gone(self.topic):
+        if self._services.is_deleted(self.topic):
             await self.end()
         await asyncio.sleep(0.01)
 
+    async def _add_partitions(self, consumer: AIOKafkaConsumer) -> None:
+        """Read partitions that were added to the topic, from their first record on. The client does that for a group."""
+        known = consumer.partitions_for_topic(self.topic) or ()
+        if len(known) <= len(self._next):
+            return
+        fresh = [TopicPartition(self.topic, number) for number in known if number not in self._next]
+        with translated(f"read {self.topic}"):
+            offsets = {part.partition: at for part, at in (await consumer.beginning_offsets(fresh)).items()}
+            ends = await self._ends_of(consumer, fresh)
+        await self._listener.assigned(offsets)
+        self._ends |= ends
+        await self._resume(self._next | offsets)
+
     async def _passed(self, consumer: AIOKafkaConsumer) -> Sequence[Batch]:
-        """Partitions where reading went on past markers of transactions, which are no records."""
+        """Return empty batches for partitions where reading went past transaction markers, which are not records."""
         passed: list[Batch] = []
         for number, offset in self._next.items():
             part = TopicPartition(self.topic, number)
@@ -283,16 +313,16 @@ class KafkaStream:
             consumer.seek(part, onward)
             self._next[part.partition] = onward
             where = f"{oldest} is the oldest" if asked < oldest else f"{end} comes next"
-            self._lost.append(f"partition {part.partition}: {asked} asked, {where}")
+            self._lost.append(f"partition {part.partition}: {asked} was asked for, {where}")
 
     def caught_up(self) -> bool:
         if self.closed:
             return True
         consumer = self._consumer
-        if consumer is None or not self._settled:
+        if consumer is None or not self._assigned:
             return False
         for number, offset in self._next.items():
-            end = max(self._ends.get(number, 0), self._backend.end_of(self.topic, number))
+            end = max(self._ends.get(number, 0), self._services.end_of(self.topic, number))
             stable = consumer.last_stable_offset(TopicPartition(self.topic, number))
             if offset < end or (stable is not None and offset < stable):
                 return False
@@ -302,16 +332,21 @@ class KafkaStream:
         if self.group is None:
             return
         consumer = self._consumer
-        fenced = []
+        fenced: list[int] = []
         wanted: dict[TopicPartition, int] = {}
         for number, offset in positions.items():
             if offset > self._committed.get(number, -1):
                 wanted[TopicPartition(self.topic, number)] = offset
         if wanted and consumer is not None:
+            # The client refuses all of them for one that is not assigned.
+            assigned = consumer.assignment()
+            fenced = [part.partition for part in wanted if part not in assigned]
+            wanted = {part: offset for part, offset in wanted.items() if part in assigned}
+        if wanted and consumer is not None:
             try:
-                await consumer.commit(wanted)
+                await self._commit(consumer, wanted)
             except (CommitFailedError, IllegalStateError):
-                fenced = [part.partition for part in wanted]
+                fenced += [part.partition for part in wanted]
             except KafkaError as error:
                 raise explained(error, f"commit for group {self.group}") from error
             else:
@@ -319,42 +354,40 @@ class KafkaStream:
         if fenced:
             raise FencedError(f"partitions {fenced} of topic {self.topic!r} belong to another member now")
 
-    async def produce(self, partition: int, offset: int, topic: str, records: Sequence[Record]) -> None:
-        transactor = self._transactors.get(partition)
-        if transactor is None or self.group is None:
-            raise FencedError(f"partition {partition} of topic {self.topic!r} is not this member's any more")
-        await self._backend.ensure(topic)
-        if partition in self._unsure and await self._was_committed(transactor, partition, offset):
-            return
-        messages, _ = self._backend.publisher.prepared(topic, records)
-        position = {TopicPartition(self.topic, partition): offset}
+    async def _commit(self, consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, int]) -> None:
+        """Commit positions, unless the topic is deleted.
+
+        The client repeats a commit to a deleted topic for ever, and would not join a rebalance meanwhile. On a new topic of that
+        name it would even succeed: the group would begin behind events that nobody has handled.
+        """
+        committing = asyncio.ensure_future(consumer.commit(wanted))
         try:
-            async with transactor.transaction(f"produce to {topic}") as producer:
-                for number, key, value, headers in messages:
-                    await producer.send(topic, value, key, number, headers=headers)
-                await producer.send_offsets_to_transaction(position, group_id(self.group, self.topic))
-        except PublishError as error:
-            if isinstance(error.__cause__, ProducerFenced):
-                raise FencedError(
-                    f"partition {partition} of topic {self.topic!r} is another member's now"
-                ) from error
-            self._unsure.add(partition)
-            raise
+            while True:
+                if self._services.is_deleted(self.topic):
+                    raise FencedError(
+                        f"topic {self.topic!r} is deleted: the positions on it are of no use any more"
+                    )
+                if (await asyncio.wait((committing,), timeout=_DELETED_CHECK))[0]:
+                    break
+        finally:
+            if not committing.done():
+                committing.cancel()
+                await asyncio.wait((committing,))
+        committing.result()
+
+    async def produce(self, partition: int, offset: int, topic: str, records: Sequence[Record]) -> None:
+        if self._production is None:
+            raise FencedError(
+                f"partition {partition} of topic {self.topic!r} no longer belongs to this member"
+            )
+        await self._production.commit(partition, offset, topic, records)
         self._committed[partition] = offset
 
-    async def _was_committed(self, transactor: Transactor, partition: int, offset: int) -> bool:
-        """What became of a transaction whose outcome is unknown. Opened again, it is finished, one way or the other."""
-        await transactor.reopen()
-        assert self.group is not None
-        found = await self._backend.admin.committed(self.topic, self.group)
-        self._unsure.discard(partition)
-        return found.get(partition, -1) >= offset
-
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """A log: not used."""
+        """Do nothing: a log has no leases."""
 
     async def release(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
-        """A log: not used."""
+        """Do nothing: a log has no leases."""
 
     async def save_attempts(self, delivery: Delivery, attempts: Attempts | None) -> None:
         if self.group is None:
@@ -364,7 +397,7 @@ class KafkaStream:
             kept.pop(delivery.offset, None)
         else:
             kept[delivery.offset] = attempts
-        await self._backend.attempts.save(
+        await self._services.attempts.save(
             self.group, self.topic, delivery.partition, delivery.offset, attempts
         )
 
@@ -374,25 +407,24 @@ class KafkaStream:
         await self.end()
 
     async def end(self) -> None:
-        """Leave the group; ``receive`` gives nothing more."""
+        """Leave the group; ``receive`` returns nothing more."""
         self.closed = True
         consumer, self._consumer = self._consumer, None
         self._next.clear()
-        self._backend.streams.discard(self)
-        await self._close_transactors()
+        self._ended(self)
+        await self._close_production()
         if consumer is not None:
             await stop_consumer(consumer)
 
-    async def _close_transactors(self) -> None:
-        transactors, self._transactors = tuple(self._transactors.values()), {}
-        for transactor in transactors:
-            await transactor.close()
+    async def _close_production(self) -> None:
+        if self._production is not None:
+            await self._production.close()
 
     async def _reconnect(self) -> None:
-        """The client gave up (it does at some errors): go on with a new one."""
+        """Replace the client, which gives up at some errors."""
         old, self._consumer = self._consumer, None
         offsets = dict(self._next)
-        self._settled = False
+        self._assigned = False
         self._next.clear()
         if old is not None:
             await stop_consumer(old)
@@ -412,11 +444,11 @@ class KafkaStream:
         for part in parts:
             consumer.seek(part, offsets[part.partition])
         self._next = offsets
-        self._settled = True
+        self._assigned = True
 
 
 def _sticky() -> type[StickyPartitionAssignor]:
-    """An assignor for one consumer: the client keeps what a member had in the assignor's class."""
+    """Return an assignor for one consumer: the client stores a member's assignment on the assignor's class."""
     return type("Sticky", (StickyPartitionAssignor,), {})
 
 
@@ -429,44 +461,49 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await self._stream.on_revoked(revoked, is_fenced(self._consumer))
         except BusError as error:
-            log.warning("partitions of %s given up badly: %s", self._stream.topic, error)
+            log.warning("the partitions of %s were not given up cleanly: %s", self._stream.topic, error)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         if self._stream.closed:
             return
         try:
             await self._stream.on_assigned(self._consumer, assigned)
-        except KafkaError as error:
-            # Told at the next receive, which begins anew.
+        except Exception as error:
+            # The client only logs what its listener raises, and this member would hold partitions that it does not read: a read
+            # of what was handled last failed, for example, since the broker was restarted. The next receive joins again.
+            log.warning(
+                "the partitions of %s were not taken over, and are asked for again: %s",
+                self._stream.topic,
+                error,
+            )
             self._stream._broken = error
 
 
-def tell_begun(group: str, topic: str, numbers: Sequence[int], positions: int) -> None:
-    """Log where a group that is not new begins at the oldest event. Partitions are added at the end, so one below a number
-    of which the group had a position had one, too.
+def log_missing_positions(group: str, topic: str, numbers: Sequence[int], positions: int) -> None:
+    """Log the partitions on which a group that is not new starts at the oldest event.
+
+    Args:
+        group: the group.
+        topic: its topic.
+        numbers: the partitions without a position.
+        positions: the number of partitions on which the group had positions. Partitions are added at the end, so those with
+            a lower number had a position, too.
     """
     forgotten = [number for number in numbers if number < positions]
     added = [number for number in numbers if number >= positions]
     if forgotten:
         log.warning(
             "the broker has forgotten the position of group %s on partitions %s of topic %s (offsets.retention.minutes, or "
-            "somebody deleted it): it begins there at the oldest event, and may handle events again",
+            "somebody deleted it): the group starts at the oldest event there, and may handle events again",
             group,
             forgotten,
             topic,
         )
     if added:
         log.info(
-            "group %s has no position on partitions %s of topic %s, most likely because they were added since it was made: "
-            "it begins there at the oldest event",
+            "group %s has no position on partitions %s of topic %s, most likely because they were added after the group "
+            "was created: it starts at the oldest event there",
             group,
             added,
             topic,
         )
-
-
-def group_id(group: str, topic: str) -> str:
-    """The group's name in Kafka. Groups of the mesh belong to a topic: one that is used for several topics is several
-    groups for the broker, so that a member that comes for one topic does not stop the reading of the others.
-    """
-    return f"{group}@{topic}"

@@ -1,10 +1,10 @@
-"""Small tables that every process of the mesh sees: compacted topics, read into memory."""
+"""Small tables that all processes of the mesh share: compacted topics, read into memory."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -20,9 +20,10 @@ class Table:
     """The newest value of each key of a compacted topic.
 
     Args:
-        topic: which exists.
-        new_consumer: makes a client, not started.
-        patience: seconds to wait for the newest values.
+        topic: the topic, which exists.
+        partitions: its number of partitions.
+        new_consumer: makes a consumer that is not started.
+        patience: the seconds to wait for the newest values.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Table:
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Begin to read."""
+        """Start to read."""
         self._consumer = self._new_consumer(fetch_max_wait_ms=100)
         with translated(f"read {self._topic}"):
             try:
@@ -71,14 +72,17 @@ class Table:
                     self._positions[part] = await self._consumer.position(part)
                 self._moved.set()
             except KafkaError as error:
-                log.warning("cannot read %s, again in 1 s: %s", self._topic, error)
+                log.warning("cannot read %s; the next attempt is in 1 s: %s", self._topic, error)
+                await asyncio.sleep(1.0)
+            except Exception:  # nobody expected it, but without this task the values would be old for ever
+                log.exception("reading %s failed; the next attempt is in 1 s", self._topic)
                 await asyncio.sleep(1.0)
 
     async def current(self) -> dict[bytes, bytes]:
-        """The values with everything in them that was written before the call.
+        """Return the values, including everything that was written before the call.
 
         Raises:
-            BusError: the broker does not answer in time.
+            BusError: the broker did not answer in time.
         """
         with translated(f"read {self._topic}"):
             ends = await self._consumer.end_offsets(self._parts)
@@ -96,32 +100,34 @@ class Tables:
     """The tables of a bus, opened when they are first needed.
 
     Args:
-        exists: how many partitions a topic has; 0 if there is none.
-        make: makes a compacted topic and returns how many partitions it has.
+        partitions_of: returns the number of partitions of a topic; 0 if there is no such topic.
+        create: creates a compacted topic and returns its number of partitions.
+        new_consumer: makes a consumer that is not started.
+        patience: the seconds to wait for the newest values.
     """
 
     def __init__(
         self,
-        exists: Callable[[str], object],
-        make: Callable[[str], object],
+        partitions_of: Callable[[str], Awaitable[int]],
+        create: Callable[[str], Awaitable[int]],
         new_consumer: Callable[..., AIOKafkaConsumer],
         patience: float,
     ) -> None:
-        self._exists = exists
-        self._make = make
+        self._partitions_of = partitions_of
+        self._create = create
         self._new_consumer = new_consumer
         self._patience = patience
         self._open: dict[str, Table] = {}
         self._lock = asyncio.Lock()
 
-    async def get(self, topic: str, make: bool = False) -> Table | None:
-        """The table of a topic; None if there is no such topic and it is not to be made."""
+    async def get(self, topic: str, create: bool = False) -> Table | None:
+        """Return the table of a topic; None if there is no such topic and ``create`` is false."""
         async with self._lock:
             table = self._open.get(topic)
             if table is None:
-                partitions = await self._exists(topic)  # type: ignore[misc]
-                if not partitions and make:
-                    partitions = await self._make(topic)  # type: ignore[misc]
+                partitions = await self._partitions_of(topic)
+                if not partitions and create:
+                    partitions = await self._create(topic)
                 if not partitions:
                     return None
                 table = Table(topic, partitions, self._new_consumer, self._patience)
@@ -130,7 +136,7 @@ class Tables:
             return table
 
     async def close(self) -> None:
-        """Disconnect all."""
+        """Disconnect all tables."""
         tables: Sequence[Table] = tuple(self._open.values())
         self._open.clear()
         for table in tables:

@@ -1,4 +1,4 @@
-"""Transactions of the broker: several records, in several topics, all or none."""
+"""Transactions of the broker: records in several topics, published together or not at all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dimesh_kafka.failures import explained
 
 
 class Transactor:
-    """One transaction at a time, under one transactional id. Whoever opens the same id later shuts this one out.
+    """One transaction at a time, under one transactional id. A transactor that opens the same id later shuts this one out.
 
     Args:
-        new_producer: makes a client with the transactional id, not started.
+        new_producer: makes a client with the transactional id that is not started.
     """
 
     def __init__(self, new_producer: Callable[[], AIOKafkaProducer]) -> None:
@@ -26,7 +26,7 @@ class Transactor:
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
-        """Connect; transactions that an earlier holder of the id left open are aborted first."""
+        """Connect. Transactions that an earlier owner of the id left open are aborted first."""
         if self._producer is None:
             producer = self._new_producer()
             try:
@@ -37,10 +37,10 @@ class Transactor:
             self._producer = producer
 
     async def reopen(self) -> None:
-        """Connect anew: what was under way is finished first.
+        """Reconnect. The broker finishes the transaction that was in flight first.
 
         Raises:
-            PublishError: not now.
+            PublishError: the broker cannot finish it now.
         """
         async with self._lock:
             try:
@@ -57,10 +57,13 @@ class Transactor:
 
     @contextlib.asynccontextmanager
     async def transaction(self, doing: str) -> AsyncIterator[AIOKafkaProducer]:
-        """A block whose sends take effect together when it ends, or not at all.
+        """Open a block whose records take effect together at its end, or not at all.
+
+        Args:
+            doing: what the block does, for the error message.
 
         Raises:
-            PublishError: not committed. Unless the message says otherwise the outcome is unknown.
+            PublishError: the transaction was not committed. Unless the message says otherwise, the outcome is unknown.
         """
         async with self._lock:
             try:
@@ -69,7 +72,7 @@ class Transactor:
                 async with self._producer.transaction():
                     yield self._producer
             except KafkaError as error:
-                await self.close()  # a new one aborts what this one left
+                await self.close()  # the next one aborts what this one left open
                 raise explained(error, doing, publishing=True) from error
             except asyncio.CancelledError:
                 await self.close()

@@ -1,4 +1,4 @@
-"""Topics, subscriptions, snapshots: made, looked at, removed."""
+"""Administration of topics, subscriptions and snapshots."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from dimesh_pubsub.options import RETENTION, PubSubOptions
 Code = grpc.StatusCode
 _PAGE: Final = 1_000
 _LONE_EXPIRES: Final = 86_400
-"""Seconds after which the service removes a lone subscription whose process died; the shortest there is."""
+"""The seconds after which the service deletes the lone subscription of a dead process; the shortest that it allows."""
 _BACKLOG: Final = 7 * 86_400
-"""Seconds that a group's backlog is kept; the longest there is."""
+"""The seconds for which the backlog of a group is kept; the longest that the service allows."""
 
 
 @contextmanager
 def refused(doing: str) -> Iterator[None]:
-    """Raise what the service refuses as an error of the mesh."""
+    """Raise the service's errors in the block as errors of the mesh."""
     try:
         yield
     except grpc.RpcError as error:
@@ -36,7 +36,7 @@ def refused(doing: str) -> Iterator[None]:
 
 
 class Admin:
-    """Administration of one project."""
+    """The administration of one project."""
 
     def __init__(self, options: PubSubOptions, client: Client, clock: Clock) -> None:
         self._options = options
@@ -44,13 +44,13 @@ class Admin:
         self._clock = clock
 
     def path(self, topic: str) -> str:
-        """The full name of a topic."""
+        """Return the full name of a topic."""
         return self._client.topic(names.topic_id(topic))
 
     # -- topics ------------------------------------------------------------------------------------
 
     async def ensure(self, topic: str) -> None:
-        """Make a topic if there is none, with the bus's settings."""
+        """Create a topic with the settings of the bus unless it exists."""
         await self._create(topic, self._options.retention)
 
     async def _create(self, topic: str, retention: float | None) -> bool:
@@ -58,20 +58,20 @@ class Admin:
         if retention is not None:
             message.message_retention_duration.CopyFrom(_duration(retention))
         try:
-            await self._client.call("CreateTopic", message, f"make the topic {topic}")
+            await self._client.call("CreateTopic", message, f"create the topic {topic}")
         except grpc.RpcError as error:
             if code_of(error) is Code.ALREADY_EXISTS:
                 return False
-            raise explained(error, f"make the topic {topic}") from error
+            raise explained(error, f"create the topic {topic}") from error
         return True
 
     async def create(self, topic: str, config: TopicConfig) -> TopicInfo:
         """See the SPI."""
         if config.retention_records is not None or config.retention_bytes is not None:
-            raise NotOfferedError("Pub/Sub keeps messages by age alone: give retention_seconds")
+            raise NotOfferedError("Pub/Sub limits retention by age only: set retention_seconds")
         if config.partitions is not None and config.partitions > 1:
             raise ConfigurationError(
-                "Pub/Sub has no partitions: leave them out; it spreads a topic by itself"
+                "Pub/Sub has no partitions, and distributes a topic by itself: leave 'partitions' out"
             )
         retention = config.retention_seconds
         if retention is not None and not RETENTION[0] <= retention <= RETENTION[1]:
@@ -87,20 +87,20 @@ class Admin:
                 await self._client.call("UpdateTopic", request, f"change the topic {topic}")
         found = await self.find(topic)
         if found is None:
-            raise TopicNotFoundError(f"the topic {topic!r} was removed while it was made")
+            raise TopicNotFoundError(f"the topic {topic!r} was deleted while it was being created")
         return found
 
     async def find(self, topic: str) -> TopicInfo | None:
-        """A topic; None: there is none."""
+        """Return a topic; None if there is no such topic."""
         request = self._client.message("GetTopicRequest")(topic=self.path(topic))
         try:
             return self._info(
-                topic, await self._client.call("GetTopic", request, f"look at the topic {topic}")
+                topic, await self._client.call("GetTopic", request, f"describe the topic {topic}")
             )
         except grpc.RpcError as error:
             if code_of(error) is Code.NOT_FOUND:
                 return None
-            raise explained(error, f"look at the topic {topic}") from error
+            raise explained(error, f"describe the topic {topic}") from error
 
     @staticmethod
     def _info(name: str, message: Any) -> TopicInfo:
@@ -114,7 +114,7 @@ class Admin:
         )
 
     async def topics(self) -> list[TopicInfo]:
-        """All topics that the mesh can name."""
+        """Return all topics whose names the mesh accepts."""
         request = self._client.message("ListTopicsRequest")
         found = await self._pages("ListTopics", request, "topics", "list the topics")
         named = ((names.topic_name(t.name.rpartition("/")[2]), t) for t in found)
@@ -123,17 +123,17 @@ class Admin:
         )
 
     async def delete(self, topic: str) -> list[str]:
-        """Remove a topic and its subscriptions; returns the full names of these."""
+        """Delete a topic and its subscriptions. Return the full names of the subscriptions."""
         path = self.path(topic)
         removed = await self._subscriptions_of(path)
-        with refused(f"remove the topic {topic}"):
+        with refused(f"delete the topic {topic}"):
             for subscription in removed:
                 await self.delete_subscription(subscription)
             try:
                 await self._client.call(
                     "DeleteTopic",
                     self._client.message("DeleteTopicRequest")(topic=path),
-                    f"remove the topic {topic}",
+                    f"delete the topic {topic}",
                 )
             except grpc.RpcError as error:
                 if code_of(error) is Code.NOT_FOUND:
@@ -179,12 +179,11 @@ class Admin:
     async def subscribe(
         self, topic: str, group: str | None, start: Start, reset: bool, wanted: Filter
     ) -> str:
-        """Make the subscription of a group if there is none, or a lone one, and move it to where it begins. Returns its
-        full name.
+        """Create a lone subscription, or that of a group unless it exists, and move it to its start. Return its full name.
 
         Raises:
-            NotOfferedError: ``start`` is an offset, or needs what the topic does not keep.
-            ConfigurationError: the group was made with another filter.
+            NotOfferedError: ``start`` is an offset, or needs messages that the topic does not keep.
+            ConfigurationError: the group was created with another filter.
         """
         if start is not StartAt.LATEST and not isinstance(start, StartAt | datetime):
             raise NotOfferedError("Pub/Sub has no offsets: start at a time, at the earliest or at the latest")
@@ -203,7 +202,7 @@ class Admin:
         return path
 
     async def reading(self, topic: str) -> str:
-        """A lone subscription that gets everything, for looking at the topic. Returns its full name."""
+        """Create a lone subscription that gets everything, to read a topic. Return its full name."""
         path = self._client.subscription(names.lone_id())
         await self._create_subscription(path, topic, None, "")
         return path
@@ -221,7 +220,7 @@ class Admin:
             message.expiration_policy.ttl.CopyFrom(_duration(_LONE_EXPIRES))
             message.message_retention_duration.CopyFrom(_duration(_LONE_EXPIRES))
         else:
-            # A group stays, with what it has not handled, also when nobody asks for it for a month.
+            # A group, with what it has not handled, stays even if it has no members for a month.
             message.expiration_policy.SetInParent()
             message.message_retention_duration.CopyFrom(_duration(_BACKLOG))
             message.enable_exactly_once_delivery = options.exactly_once
@@ -241,7 +240,7 @@ class Admin:
         return True
 
     async def _check_filter(self, path: str, topic: str, group: str, wanted: Filter, reset: bool) -> None:
-        doing = f"look at the group {group}"
+        doing = f"describe the group {group}"
         with refused(doing):
             found = await self._client.call(
                 "GetSubscription", self._client.message("GetSubscriptionRequest")(subscription=path), doing
@@ -251,8 +250,8 @@ class Admin:
             return
         if not reset:
             raise ConfigurationError(
-                f"the group {group!r} of {topic!r} was made with the filter {found.filter!r}, which Pub/Sub cannot change: "
-                "subscribe with another group, or with reset=True, which makes the group anew and forgets its backlog"
+                f"the group {group!r} of {topic!r} was created with the filter {found.filter!r}, which Pub/Sub cannot change: "
+                "subscribe with another group, or with reset=True, which creates the group again and drops its backlog"
             )
         with refused(doing):
             await self.delete_subscription(path)
@@ -262,24 +261,24 @@ class Admin:
         info = await self.find(topic)
         if info is not None and info.config.retention_seconds is None:
             raise NotOfferedError(
-                f"the topic {topic!r} keeps nothing that was published before a group is made; "
-                f"give it a retention (dimesh.toml: retention, or create_topic), or start at the latest"
+                f"the topic {topic!r} keeps nothing that was published before a group is created: "
+                f"give it a retention (option retention, or create_topic), or start at the latest"
             )
 
     async def delete_subscription(self, path: str) -> None:
-        """Remove a subscription; it may be gone already."""
+        """Delete a subscription unless it is gone already."""
         try:
             await self._client.call(
                 "DeleteSubscription",
                 self._client.message("DeleteSubscriptionRequest")(subscription=path),
-                "remove a subscription",
+                "delete a subscription",
             )
         except grpc.RpcError as error:
             if code_of(error) is not Code.NOT_FOUND:
-                raise explained(error, "remove a subscription") from error
+                raise explained(error, "delete a subscription") from error
 
     async def seek(self, path: str, start: Start) -> None:
-        """Move a subscription: to a time, to the oldest that is kept, or behind everything."""
+        """Move a subscription to a time, to the oldest message that is kept, or to the end."""
         if start is StartAt.EARLIEST:
             moment = datetime(1970, 1, 2, tzinfo=UTC)
         elif start is StartAt.LATEST:
@@ -296,7 +295,7 @@ class Admin:
             )
 
     async def groups(self) -> Sequence[GroupInfo]:
-        """All groups. Their backlog is not to be had from Pub/Sub itself (Cloud Monitoring has it)."""
+        """Return all groups, without their backlog, which Pub/Sub itself does not report (Cloud Monitoring does)."""
         request = self._client.message("ListSubscriptionsRequest")
         found = []
         for subscription in await self._pages(
@@ -313,23 +312,23 @@ class Admin:
     # -- snapshots ---------------------------------------------------------------------------------
 
     async def snapshot(self, topic: str, group: str, name: str) -> None:
-        """Keep under ``name`` which messages the group has not acknowledged, for up to 7 days.
+        """Record under ``name`` which messages the group has not acknowledged; the service keeps it for up to 7 days.
 
         Raises:
-            BusError: no such group, or the name is taken.
+            BusError: there is no such group, or the name is taken.
         """
         path = self._client.subscription(names.subscription_id(group, topic))
         request = self._client.message("CreateSnapshotRequest")(
             name=self._client.snapshot(name), subscription=path
         )
-        with refused(f"take the snapshot {name}"):
-            await self._client.call("CreateSnapshot", request, f"take the snapshot {name}")
+        with refused(f"create the snapshot {name}"):
+            await self._client.call("CreateSnapshot", request, f"create the snapshot {name}")
 
     async def seek_to_snapshot(self, topic: str, group: str, name: str) -> None:
-        """Give the group back what it had not acknowledged when the snapshot was taken, and all that came since.
+        """Move the group back to a snapshot: it gets what it had not acknowledged then, and everything published since.
 
         Raises:
-            BusError: no such group or snapshot.
+            BusError: there is no such group or snapshot.
         """
         path = self._client.subscription(names.subscription_id(group, topic))
         request = self._client.message("SeekRequest")(subscription=path, snapshot=self._client.snapshot(name))
@@ -337,10 +336,10 @@ class Admin:
             await self._client.call("Seek", request, f"seek to the snapshot {name}")
 
     async def delete_snapshot(self, name: str) -> None:
-        """Remove a snapshot."""
+        """Delete a snapshot."""
         request = self._client.message("DeleteSnapshotRequest")(snapshot=self._client.snapshot(name))
-        with refused(f"remove the snapshot {name}"):
-            await self._client.call("DeleteSnapshot", request, f"remove the snapshot {name}")
+        with refused(f"delete the snapshot {name}"):
+            await self._client.call("DeleteSnapshot", request, f"delete the snapshot {name}")
 
 
 def _duration(seconds: float) -> Any:

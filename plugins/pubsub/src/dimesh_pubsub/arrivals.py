@@ -1,7 +1,7 @@
-"""What this process published and a group has not received yet, so that ``caught_up`` can be answered.
+"""The messages that this process published and a group has not received yet, for ``caught_up``.
 
-The service says nowhere how far a subscription is. What this process published is known to it by the message's id, and
-waited for; not for ever, since another member of the group, in another process, may have got it.
+The service does not report the progress of a subscription. A process knows the ids of the messages that it published, and
+waits for them; not for ever, since a member of the group in another process may have received them.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dimesh.clock import Clock
 from dimesh.spi.bus import Filter, Record
 
 _PATIENCE: Final = 5.0
-"""Seconds after which a message has surely gone to somebody else."""
+"""The seconds after which a message has certainly been delivered to another member."""
 _MOST: Final = 100_000
 
 
 class Arrivals:
-    """Of one group's subscription (or a lone one) in this process."""
+    """The messages that one subscription, of a group or lone, expects in this process."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._expected: dict[str, float] = {}
         self._early: dict[str, None] = {}
-        """Arrived before the acknowledgement of their publishing did."""
+        """Messages that arrived before their publish was acknowledged."""
         self.streams = 0
 
     def published(self, records: Iterable[Record], ids: Iterable[str], wanted: Filter) -> None:
-        """These were acknowledged."""
+        """Expect the messages of a publish that was acknowledged."""
         now = self._clock.monotonic()
         for record, sent in zip(records, ids, strict=True):
             if sent in self._early:
@@ -39,14 +39,14 @@ class Arrivals:
             del self._expected[next(iter(self._expected))]
 
     def arrived(self, id: str) -> None:
-        """A message came."""
+        """Record that a message has arrived."""
         if self._expected.pop(id, None) is None:
             self._early[id] = None
             if len(self._early) > _MOST:
                 del self._early[next(iter(self._early))]
 
     def complete(self) -> bool:
-        """Whether nothing is waited for."""
+        """Return whether no message is expected."""
         now = self._clock.monotonic()
         while self._expected:
             oldest = next(iter(self._expected))

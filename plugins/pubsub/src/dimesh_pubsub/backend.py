@@ -1,4 +1,4 @@
-"""The backend: puts the parts together."""
+"""The bus backend on Google Cloud Pub/Sub."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from dimesh_pubsub.stream import PubSubStream
 
 _NOTES: Final = {
     Capability.KEY_ORDER: "for what is published through one region (option endpoint), unless order_by = 'none'",
-    Capability.LOOK_BACK: "as far back as the topic's retention (option retention) reaches",
+    Capability.LOOK_BACK: "as far back as the topic's retention (option retention)",
     Capability.REPLAY: "Pub/Sub has no offsets; a group can be moved in time, or to a snapshot",
-    Capability.DURABLE_ATTEMPTS: "with dead_letter_after the service counts deliveries, which are not the same",
+    Capability.DURABLE_ATTEMPTS: "with dead_letter_after the service counts deliveries, which are not attempts",
     Capability.DELAYED_DELIVERY: "Pub/Sub delivers at once",
-    Capability.COUNTED_LAG: "Pub/Sub itself does not say; Cloud Monitoring has num_undelivered_messages",
-    Capability.RETENTION: "by age alone, from 10 minutes to 31 days",
-    Capability.CONFIRMED_ACKS: "of groups made with exactly_once = true",
-    Capability.FILTER_PUSHDOWN: "by the service where its filter language can, else by the client",
+    Capability.COUNTED_LAG: "Pub/Sub itself does not report it; Cloud Monitoring has num_undelivered_messages",
+    Capability.RETENTION: "by age only, from 10 minutes to 31 days",
+    Capability.CONFIRMED_ACKS: "of groups created with exactly_once = true",
+    Capability.FILTER_PUSHDOWN: "by the service where its filter language suffices, otherwise by the client",
 }
 _ALWAYS: Final = (
     Capability.DURABLE,
@@ -58,7 +58,7 @@ _ALWAYS: Final = (
 
 
 class PubSubBackend:
-    """Google Cloud Pub/Sub."""
+    """See :class:`dimesh.spi.bus.BusBackend`."""
 
     name = "pubsub"
     family: Literal["log", "queue"] = "queue"
@@ -91,9 +91,9 @@ class PubSubBackend:
             options, self.client, clock, self.admin.path, self.admin.ensure, self._published
         )
         self._streams: dict[str, list[PubSubStream]] = {}
-        """Open ones by topic."""
+        """The open streams by topic."""
         self._arrivals: dict[str, Arrivals] = {}
-        """By subscription."""
+        """The expected messages by subscription."""
         self._state: Literal["new", "open", "closed"] = "new"
 
     async def open(self) -> None:
@@ -129,11 +129,15 @@ class PubSubBackend:
             raise NotOfferedError("the pubsub bus does not offer delayed delivery")
         return await self._publisher.append(topic, records, timeout)
 
+    def check_records(self, topic: str, records: Sequence[Record]) -> None:
+        """Refuse records that do not fit into a message of Pub/Sub."""
+        self._publisher.prepare(records)
+
     def _published(self, topic: str, records: Sequence[Record], ids: Sequence[str]) -> None:
-        told: set[str] = set()
+        informed: set[str] = set()
         for stream in self._streams.get(topic, ()):
-            if stream.subscription not in told:
-                told.add(stream.subscription)
+            if stream.subscription not in informed:
+                informed.add(stream.subscription)
                 stream.arrivals.published(records, ids, stream.wanted)
 
     # -- consuming ---------------------------------------------------------------------------------
@@ -163,14 +167,14 @@ class PubSubBackend:
     async def read(
         self, topic: str, start: Mapping[int, int] | StartAt | datetime, limit: int
     ) -> Sequence[Delivery]:
-        """See the SPI. Takes as long as nothing may come (option ``look_back_quiet``), since Pub/Sub does not say where
-        the end is. Positions are of :mod:`dimesh_pubsub.reader`, and good for reading on.
+        """See the SPI. It takes at least the time of the option ``look_back_quiet``, since Pub/Sub does not report the end.
+        The positions are those of :mod:`dimesh_pubsub.reader`, and can be used to read on.
         """
         self._check_open()
         return await reader.read(self.client, self.admin, self.options, self._clock, topic, start, limit)
 
     async def load_state(self, key: str) -> bytes | None:
-        """Not offered."""
+        """Raise NotOfferedError: Pub/Sub stores no state."""
         raise NotOfferedError("the pubsub bus does not offer atomic state")
 
     # -- administration ----------------------------------------------------------------------------
@@ -198,21 +202,21 @@ class PubSubBackend:
         return await self.admin.groups()
 
     async def seek_group(self, topic: str, group: str, start: Start) -> Mapping[int, int]:
-        """See the SPI. Members of other processes are not seen; they are given what the group was moved to."""
+        """See the SPI. Members in other processes are not noticed; they receive from the new position on."""
         self._check_open()
         if await self.admin.find(topic) is None:
             raise TopicNotFoundError(f"there is no topic {topic!r}")
         path = self.client.subscription(names.subscription_id(group, topic))
         if path in self._arrivals:
-            raise BusError(f"group {group!r} of {topic!r} has active members; stop them first")
+            raise BusError(f"group {group!r} of {topic!r} has active members: stop them first")
         await self.admin.seek(path, start)
         return {}
 
     async def check(self) -> AsyncIterator[Finding]:
-        """For ``dimesh doctor``."""
+        """See :class:`dimesh.spi.bus.SelfCheck`."""
         from dimesh_pubsub.doctor import examine
 
-        async for finding in examine(self):
+        async for finding in examine(self, self.admin, self.client, self.options):
             yield finding
 
     def _check_open(self) -> None:

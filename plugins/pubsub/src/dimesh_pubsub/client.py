@@ -1,8 +1,7 @@
-"""The connection: one gRPC channel on the event loop, and the calls that are made over it.
+"""The connection: one gRPC channel on the event loop, and the calls over it.
 
-Google's package has the messages and the addresses of the calls; its own publisher and subscriber, which work with
-threads, are not used. Messages are handled as plain protobuf: the wrapper that the package puts around them costs more
-than all the rest.
+The messages and the names of the calls are from Google's package; its own publisher and subscriber, which use threads, are
+not used. Messages are plain protobuf: the package's wrapper around them costs more than everything else.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from google.pubsub_v1 import types
 from dimesh.clock import Clock
 from dimesh.errors import BusError, ConfigurationError
 from dimesh_pubsub.failures import TRANSIENT, code_of, explained
-from dimesh_pubsub.options import PubSubOptions
+from dimesh_pubsub.options import WHERE, PubSubOptions
 
 SCOPES: Final = ("https://www.googleapis.com/auth/pubsub",)
 _CHANNEL: Final = (
@@ -35,7 +34,7 @@ _CHANNEL: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 5_000),
-    # A channel with like options would else share its connection with another backend of this process.
+    # Otherwise channels with the same options share their connection with other backends of this process.
     ("grpc.use_local_subchannel_pool", 1),
 )
 _CALLS: Final[dict[str, tuple[str, Any, Any]]] = {
@@ -63,7 +62,7 @@ _CALLS: Final[dict[str, tuple[str, Any, Any]]] = {
 
 
 def routing(request: Any) -> tuple[tuple[str, str], ...]:
-    """What tells the service's front end where a request belongs, as Google's own clients send it."""
+    """Return the metadata by which the service routes a request, as Google's own clients send it."""
     for field in ("subscription", "topic", "project", "snapshot", "name"):
         value = getattr(request, field, None)
         if value and isinstance(value, str):
@@ -72,7 +71,7 @@ def routing(request: Any) -> tuple[tuple[str, str], ...]:
 
 
 class Client:
-    """Calls of the service. Requests and answers are plain protobuf messages: ``Client.message("Topic")(name=…)``."""
+    """The calls of the service. Requests and answers are plain protobuf messages: ``Client.message("Topic")(name=…)``."""
 
     def __init__(self, options: PubSubOptions, clock: Clock) -> None:
         self._options = options
@@ -84,28 +83,28 @@ class Client:
         self.address = self.emulator or options.endpoint
 
     def topic(self, id: str) -> str:
-        """The full name of a topic."""
+        """Return the full name of a topic."""
         return f"{self.project}/topics/{id}"
 
     def subscription(self, id: str) -> str:
-        """The full name of a subscription."""
+        """Return the full name of a subscription."""
         return f"{self.project}/subscriptions/{id}"
 
     def snapshot(self, id: str) -> str:
-        """The full name of a snapshot."""
+        """Return the full name of a snapshot."""
         return f"{self.project}/snapshots/{id}"
 
     @staticmethod
     def message(name: str) -> Any:
-        """The protobuf class of that name."""
+        """Return the protobuf class with that name."""
         return getattr(types, name).pb()
 
     async def open(self) -> None:
-        """Make the channel, and see whether the service answers and takes the credentials.
+        """Open the channel, and check that the service answers and accepts the credentials.
 
         Raises:
-            ConfigurationError: a file of the options cannot be used.
-            BusError: no answer, or the credentials are refused.
+            ConfigurationError: a file in the options cannot be used.
+            BusError: the service does not answer, or refuses the credentials.
         """
         if self.emulator is not None:
             channel = grpc.aio.insecure_channel(self.emulator, options=_CHANNEL)
@@ -127,7 +126,7 @@ class Client:
         try:
             await self.call("GetTopic", probe, f"reach Pub/Sub at {self.address}")
         except grpc.RpcError as error:
-            # Not there, or not ours to look at: somebody has answered, and knows who we are.
+            # Any answer will do: the topic need not exist, and the account need not have access to it.
             if code_of(error) not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED):
                 await self.close()
                 raise explained(error, f"use Pub/Sub at {self.address}") from error
@@ -146,20 +145,21 @@ class Client:
         except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
             what = f"credentials_file {file!r}" if file else "Application Default Credentials"
             raise ConfigurationError(
-                f"bus 'pubsub': {what} cannot be used: {error}"
-                + ("" if file else ". Set credentials_file, or emulator_host for an emulator")
+                f"{what} cannot be used: {error}"
+                + ("" if file else ". Set credentials_file, or emulator_host for an emulator"),
+                subject=WHERE,
             ) from error
 
     async def _secure_channel(self) -> grpc.aio.Channel:
         options = self._options
-        credentials = await asyncio.to_thread(self._credentials)  # it may ask the machine's metadata server
+        credentials = await asyncio.to_thread(self._credentials)  # this may ask the machine's metadata server
         roots = None
         if options.tls_ca is not None:
             try:
                 roots = Path(options.tls_ca).read_bytes()
             except OSError as error:
                 raise ConfigurationError(
-                    f"bus 'pubsub': tls_ca {options.tls_ca!r} cannot be read: {error}"
+                    f"tls_ca {options.tls_ca!r} cannot be read: {error}", subject=WHERE
                 ) from error
         channel = grpc_helpers_async.create_channel(
             options.endpoint,
@@ -177,25 +177,25 @@ class Client:
             await self._channel.close(None)
 
     async def once(self, name: str, request: Any, timeout: float) -> Any:
-        """One try of a call.
+        """Make a call without retries.
 
         Raises:
-            grpc.RpcError
+            grpc.RpcError: the call failed.
         """
         return await self._stubs[name](request, timeout=timeout, metadata=routing(request))
 
     async def call(self, name: str, request: Any, doing: str, timeout: float | None = None) -> Any:
-        """A call, tried again as long as the failure is one that passes and there is time.
+        """Make a call; repeat it after transient errors while there is time.
 
         Args:
-            name: of the call.
-            request: its message.
-            doing: for the error's message.
-            timeout: seconds in all; None: the option ``request_timeout``.
+            name: the name of the call.
+            request: the message to send.
+            doing: what the call does, for the error message.
+            timeout: the seconds for all attempts; None: the option ``request_timeout``.
 
         Raises:
-            grpc.RpcError: refused; the caller knows what that means.
-            BusError: no answer in time.
+            grpc.RpcError: the service refused; the caller knows what that means.
+            BusError: the service did not answer in time.
         """
         end = self._clock.monotonic() + (timeout or self._options.request_timeout)
         wait = 0.05
@@ -208,5 +208,5 @@ class Client:
                     raise
                 if self._clock.monotonic() + wait >= end:
                     raise explained(error, doing) from error
-            await self._clock.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - spreads retries, hides nothing
+            await self._clock.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             wait = min(wait * 2, 5.0)

@@ -1,4 +1,4 @@
-"""What gRPC and google-auth say, as errors of dimesh that say what to do."""
+"""Errors of gRPC and google-auth as errors of the mesh, with what to do about them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 from google.auth.exceptions import GoogleAuthError
 from google.rpc import error_details_pb2, status_pb2
 
-from dimesh.errors import BusError, DimeshError, PublishError
+from dimesh.errors import BusError, DimeshError, PublishError, RefusedError
 
 Code = grpc.StatusCode
 TRANSIENT: Final = frozenset(
@@ -23,46 +23,46 @@ TRANSIENT: Final = frozenset(
         Code.UNKNOWN,
     }
 )
-"""What is worth another try: the list of Google's own clients."""
+"""The codes after which a call is repeated, as Google's own clients do."""
 _MOST: Final = 500
 _CONNECTING: Final = (
     ("certificate has expired", "the certificate of the service has expired"),
     (
         "CERTIFICATE_VERIFY_FAILED",
-        "the certificate of the service is not of an authority that is trusted here; set tls_ca if it is one of your own",
+        "the certificate of the service is not from a trusted authority; set tls_ca if the authority is your own",
     ),
-    ("Hostname Verification", "the certificate of the service is for another name than the endpoint's"),
-    ("WRONG_VERSION_NUMBER", "the endpoint does not speak TLS; an emulator is given as emulator_host"),
-    ("Getting metadata from plugin failed", "the credentials gave no token"),
+    ("Hostname Verification", "the certificate of the service is for another name than the endpoint"),
+    ("WRONG_VERSION_NUMBER", "the endpoint does not use TLS; set emulator_host for an emulator"),
+    ("Getting metadata from plugin failed", "no token could be obtained with the credentials"),
 )
-"""What gRPC says of a connection that cannot be made, and what it means. First match wins."""
+"""What gRPC reports about a connection that fails, and what it means. The first match counts."""
 
 
 class NotPermittedError(BusError):
-    """The service does not let these credentials do it."""
+    """The account lacks a permission."""
 
 
 class CannotConnectError(BusError):
-    """No answer from the service."""
+    """The service does not answer."""
 
 
 class QuotaError(BusError):
-    """The project's quota is used up."""
+    """A quota of the project is used up."""
 
 
 def code_of(error: grpc.RpcError) -> grpc.StatusCode:
-    """Its status."""
+    """Return the status code of an error."""
     found = error.code() if isinstance(error, grpc.aio.AioRpcError) else Code.UNKNOWN
     return found if isinstance(found, grpc.StatusCode) else Code.UNKNOWN
 
 
 def explained(error: Exception, doing: str, *, publishing: bool = False) -> DimeshError:
-    """The error to raise.
+    """Return the error of the mesh for an error of the libraries.
 
     Args:
-        error: what was raised.
+        error: the error that was raised.
         doing: what was tried, for the message.
-        publishing: it is to be a PublishError.
+        publishing: whether to return a PublishError.
     """
     if isinstance(error, DimeshError):
         return error
@@ -85,6 +85,9 @@ def explained(error: Exception, doing: str, *, publishing: bool = False) -> Dime
         if not publishing:
             kind = QuotaError
         return kind(f"cannot {doing}: a quota of the project is used up: {said}")
+    if code is Code.INVALID_ARGUMENT and publishing:
+        # https://cloud.google.com/pubsub/docs/reference/error-codes: the request is wrong whatever the state of the service is.
+        kind = RefusedError
     for sign, meaning in _CONNECTING:
         if sign in said:
             return (PublishError if publishing else CannotConnectError)(f"cannot {doing}: {meaning} ({said})")
@@ -101,10 +104,10 @@ def explained(error: Exception, doing: str, *, publishing: bool = False) -> Dime
 
 
 def refused_acks(error: grpc.RpcError) -> tuple[Mapping[str, str], bool]:
-    """Of an acknowledgement with exactly-once delivery: what the service says of ack ids, and whether it said that.
+    """Return the failures by ack id of an acknowledgement with exactly-once delivery, and whether the error has any.
 
     https://cloud.google.com/pubsub/docs/exactly-once-delivery: the error's details hold an ErrorInfo whose metadata maps
-    ack ids to ``PERMANENT_FAILURE_…`` or ``TRANSIENT_FAILURE_…``; ids that are not there were taken.
+    ack ids to ``PERMANENT_FAILURE_…`` or ``TRANSIENT_FAILURE_…``; the other ids were acknowledged.
     """
     if not isinstance(error, grpc.aio.AioRpcError):
         return {}, False

@@ -1,8 +1,8 @@
-"""What a subscription wants, in the filter language of Pub/Sub (https://cloud.google.com/pubsub/docs/subscription-message-filter).
+"""A subscription's filter in the language of Pub/Sub (https://cloud.google.com/pubsub/docs/subscription-message-filter).
 
-The service sees attributes and nothing else, and a filter has 256 bytes. It is never narrower than what is wanted:
-messages of others, and those whose attributes say something else than the event (``UNUSUAL``), pass, and the stream
-looks at each once more.
+The service sees only attributes, and a filter has at most 256 bytes. The filter is never narrower than what the subscription
+wants: it passes messages of other programs, and messages whose attributes differ from their event (``UNUSUAL``); the stream
+filters again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OTHERS: Final = f"NOT attributes:{COMPACT} OR attributes:{UNUSUAL}"
 
 
 def pushed(wanted: Filter) -> str:
-    """The filter to give to the service; empty: it cannot be said there."""
+    """Return the filter for the service; empty if its language cannot express one."""
     types = _either(f'attributes."ce-type" = "{name}"' for name in sorted(wanted.event_types))
     pillars = _either(
         f'hasPrefix(attributes."ce-source", "/dimesh/{quote(name, safe="")}/")'

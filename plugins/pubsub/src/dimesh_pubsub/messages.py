@@ -1,15 +1,14 @@
 """Records as messages of Pub/Sub, and back.
 
 An event is written in the binary mode of CloudEvents 1.0 (the Pub/Sub binding,
-https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md: attributes ``ce-…`` and ``content-type``,
-the payload as the data), its own headers as attributes where they are text. The attribute ``dimesh`` is the mesh's own:
-how many attributes there are in all, and the compact header as base64, from which the event comes back unchanged at the
-cost of one decode. An attribute has at most 1,024 bytes (https://cloud.google.com/pubsub/quotas#resource_limits): what
-is left of the compact header goes into ``dimesh-1``, ``dimesh-2`` …, and a CloudEvents attribute that is longer is
-left out.
+https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md): attributes ``ce-…`` and ``content-type``, the
+payload as the data. The event's own headers are attributes where they are text. The attribute ``dimesh`` belongs to the mesh:
+it holds the number of attributes in all, and the compact header as base64, from which the event is restored unchanged at the
+cost of one decode. An attribute has at most 1,024 bytes (https://cloud.google.com/pubsub/quotas#resource_limits): the rest of
+the compact header goes into ``dimesh-1``, ``dimesh-2`` …, and a longer CloudEvents attribute is left out.
 
-A message of somebody else is read as CloudEvent, binary or structured; attributes that are none of CloudEvents' are kept
-in the event's headers. What is no CloudEvent is handed on as it is; the engine makes a dead letter of it.
+A message from another program is read as a CloudEvent, binary or structured. Attributes that do not belong to CloudEvents are
+kept in the event's headers. A message that is not a CloudEvent is passed on unchanged; the engine dead-letters it.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from google.pubsub_v1.types import PubsubMessage
 from dimesh.errors import CodecError, EventError
 from dimesh.events import Event
 from dimesh.events.cloudevents import HTTP_PREFIX, from_binary, from_structured, to_binary
-from dimesh.events.event import NO_HEADERS
-from dimesh.spi.bus import Record
+from dimesh.events.shared import SharedAttributes
+from dimesh.spi.bus import Record, RefusedRecord
 from dimesh_pubsub.filters import COMPACT, UNUSUAL
 
 Message: Final[Any] = PubsubMessage.pb()
 KEY: Final = "dimesh-key"
-"""The event's ordering key, where the message's is another."""
+"""Holds the event's ordering key where the message has another."""
 MAX_ATTRIBUTES: Final = 100
 MAX_NAME: Final = 256
 MAX_VALUE: Final = 1_024
 MAX_SIZE: Final = 10_000_000
-"""Bytes of a message."""
+"""The maximum bytes of a message."""
 _MOST_KINDS: Final = 10_000
 _OWN: Final = frozenset({COMPACT, KEY, UNUSUAL, "content-type"})
 _ID: Final = f"{HTTP_PREFIX}id"
@@ -49,17 +48,15 @@ _SOURCE: Final = f"{HTTP_PREFIX}source"
 _PRIORITY: Final = f"{HTTP_PREFIX}priority"
 _MEANINGFUL: Final = (_TYPE, _SOURCE, _PRIORITY)
 _to_json = msgspec.json.Encoder().encode
-_fixed: dict[tuple[object, ...], dict[str, str]] = {}
-"""By what events have in common, the attributes that are the same for all of them."""
 _pillars: dict[str, str] = {}
-"""Sources that were read, since there are few."""
+"""The pillars of the sources that were read, of which there are few."""
 
 
 def to_message(record: Record, ordering_key: str) -> Any:
-    """The message of a record.
+    """Return the message of a record.
 
     Raises:
-        EventError: it has more, or longer, attributes than a message can have.
+        EventError: the event needs more, or longer, attributes than a message can have.
     """
     attributes = _attributes_of(record)
     if ordering_key != record.key:
@@ -75,14 +72,14 @@ def to_message(record: Record, ordering_key: str) -> Any:
     attributes[COMPACT] = f"{count}:{compact[:room]}"
     if count > MAX_ATTRIBUTES:
         raise EventError(
-            f"the event needs {count} attributes, and a message of Pub/Sub has at most {MAX_ATTRIBUTES}: "
-            "give it fewer or shorter headers and tags"
+            f"the event needs {count} attributes, and a Pub/Sub message has at most {MAX_ATTRIBUTES}: "
+            "use fewer or shorter headers and tags"
         )
     return Message(data=record.payload, attributes=attributes, ordering_key=ordering_key)
 
 
 def ordering_key_of(record: Record, rule: str) -> str:
-    """Pub/Sub's ordering key of a record; at most 1,024 bytes. An empty one would mean no order."""
+    """Return Pub/Sub's ordering key of a record: at most 1,024 bytes, and empty only if there is no order to keep."""
     if rule == "none":
         return ""
     if rule == "key":
@@ -99,46 +96,22 @@ def ordering_key_of(record: Record, rule: str) -> str:
 
 
 def _attributes_of(record: Record) -> dict[str, str]:
-    """CloudEvents' attributes and the event's own headers; nothing for bytes that are no event."""
+    """Return the CloudEvents attributes and the event's own headers; nothing for bytes that are not an event."""
     try:
         event = record.event
     except CodecError:
         return {}
     m = event.metadata
-    if (
-        event.headers is NO_HEADERS
-        and m.span_id is None
-        and m.parent_span_id is None
-        and m.target_pillar is None
-        and m.target_agent is None
-        and m.correlation_id is None
-        and m.causation_id is None
-        and not m.tags
-    ):
-        # Most events: they differ from others of their type and sender in three attributes only.
-        kind = (
-            event._event_type,
-            m.source_pillar,
-            m.source_agent,
-            m.priority,
-            event.schema_version,
-            event.content_type,
-        )
-        fixed = _fixed.get(kind)
-        if fixed is None:
-            if len(_fixed) >= _MOST_KINDS:
-                _fixed.clear()
-            found = _cloud_attributes(event)
-            fixed = _fixed[kind] = {n: v for n, v in found.items() if n not in (_ID, _TIME, _TRACE)}
-        if len(m.event_id) <= MAX_VALUE // 4 and len(m.trace_id) <= MAX_VALUE // 4:
-            attributes = fixed.copy()
-            attributes[_ID] = m.event_id
-            attributes[_TIME] = m.timestamp.isoformat().replace("+00:00", "Z")
-            attributes[_TRACE] = m.trace_id
-            return attributes
+    shared = _shared.get(event)
+    if shared is not None and len(m.event_id) <= MAX_VALUE // 4 and len(m.trace_id) <= MAX_VALUE // 4:
+        attributes = shared.copy()
+        attributes[_ID] = m.event_id
+        attributes[_TIME] = f"{m.timestamp.isoformat()[:-6]}Z"  # always UTC
+        attributes[_TRACE] = m.trace_id
+        return attributes
     attributes = _cloud_attributes(event)
     for name, value in event.headers.items():
-        # What cannot be an attribute is in the compact header all the same.
+        # A header that cannot be an attribute is in the compact header anyway.
         if isinstance(value, str) and name not in attributes and _writable(name, value):
             attributes[name] = value
     return attributes
@@ -154,6 +127,14 @@ def _cloud_attributes(event: Event) -> dict[str, str]:
     return attributes
 
 
+def _prepare(event: Event) -> dict[str, str]:
+    """Return the attributes that events of one kind share."""
+    return {n: v for n, v in _cloud_attributes(event).items() if n not in (_ID, _TIME, _TRACE)}
+
+
+_shared = SharedAttributes(_prepare)
+
+
 def _writable(name: str, value: str) -> bool:
     if name.startswith((COMPACT, HTTP_PREFIX, "goog")) or name in _OWN or not name:
         return False
@@ -165,14 +146,12 @@ def _writable(name: str, value: str) -> bool:
 
 def _checked(name: str, value: str) -> str:
     if len(value.encode("utf-8", "replace")) > MAX_VALUE:
-        raise EventError(
-            f"an ordering key of more than {MAX_VALUE:,} bytes cannot be carried by Pub/Sub ({name})"
-        )
+        raise EventError(f"Pub/Sub cannot carry an ordering key of more than {MAX_VALUE:,} bytes ({name})")
     return value
 
 
 def from_message(message: Any) -> Record:
-    """The record of a message. Never fails: what cannot be read is handed on for the engine to judge."""
+    """Return the record of a message. It never fails: what cannot be read is passed on for the engine to judge."""
     attributes = message.attributes
     first = attributes.get(COMPACT)
     if first is not None:
@@ -216,7 +195,7 @@ def _pillar(source: str) -> str:
 
 
 def _with_foreign(record: Record, attributes: Mapping[str, str]) -> Record:
-    """The attributes do not say what the event is, or somebody on the way added some: what is new is kept."""
+    """Return the record decoded, with the attributes that somebody added on the way."""
     try:
         event = record.event
     except CodecError:
@@ -232,24 +211,27 @@ def _foreign(message: Any) -> Record:
         if attributes.get("content-type", "").startswith("application/cloudevents"):
             event = from_structured(payload)
         elif f"{HTTP_PREFIX}specversion" in attributes:
-            # The binding has the content type as an attribute of its own; its examples have it as all the others.
+            # The binding names the attribute of the content type content-type; its examples name it as all others.
             kind = attributes.pop(f"{HTTP_PREFIX}datacontenttype", None)
             if kind is not None:
                 attributes.setdefault("content-type", kind)
             event = from_binary(attributes, payload, HTTP_PREFIX, percent=False)
         else:
-            raise EventError("no CloudEvent")
+            raise EventError(
+                "it has no CloudEvents attributes ('ce-specversion'), and is not a structured CloudEvent. The option 'foreign' "
+                "of a subscription reads such records"
+            )
         others = _others(attributes)
         if others:
             event = event.replace(headers={**event.headers, **others})
-    except EventError:
+    except EventError as error:
         kept = _to_json(attributes)
-        return Record.stored(kept, payload, message.ordering_key, "", "", "normal")
+        return RefusedRecord.of(kept, payload, message.ordering_key, str(error))
     return Record.of(event, message.ordering_key)
 
 
 def _others(attributes: Mapping[str, str]) -> dict[str, str]:
-    """Attributes that are neither CloudEvents' nor the mesh's."""
+    """Return the attributes that belong to neither CloudEvents nor the mesh."""
     return {
         name: value
         for name, value in attributes.items()

@@ -1,9 +1,9 @@
 """Names of topics and groups as ids of Pub/Sub, and back.
 
 An id has 3 to 255 letters, digits and ``-._~+%``, begins with a letter and not with ``goog``
-(https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names). A topic's name is its id where it can be; where it
-cannot, ``x+`` stands before it. A group's subscription is ``<group>~<topic>``, with ``:`` and ``@`` of the group
-percent-encoded; one that is too long is a digest, and its labels say which group it is of.
+(https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names). The id of a topic is its name, after ``x+`` where the
+name is not a valid id. The subscription of a group is ``<group>~<topic>``, with ``:`` and ``@`` of the group percent-encoded;
+if that is too long, the id is a digest, and the subscription's labels hold the name of the group.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ _LABEL_SIZE: Final = 60
 
 
 def topic_id(name: str) -> str:
-    """The id of a topic."""
+    """Return the id of a topic."""
     return _escaped(name)
 
 
 def topic_name(id: str) -> str | None:
-    """The name of the topic with that id; None if the mesh could not have such a topic."""
+    """Return the name of the topic with an id; None if no topic of the mesh can have that id."""
     name = id.removeprefix(_ESCAPE)
     return name if _PLAIN.fullmatch(name) else None
 
 
 def lone_id() -> str:
-    """A new subscription for somebody without a group."""
+    """Return the id of a new subscription without a group."""
     return f"{_LONE}{uuid4().hex}"
 
 
 def is_lone(id: str) -> bool:
-    """Whether it is one of those."""
+    """Return whether an id is that of a subscription without a group."""
     return id.startswith(_LONE)
 
 
 def subscription_id(group: str, topic: str) -> str:
-    """The id of a group's subscription to a topic."""
+    """Return the id of a group's subscription to a topic."""
     whole = _escaped(f"{quote(group, safe='')}~{topic}")
     if len(whole) <= 255:
         return whole
@@ -55,7 +55,7 @@ def subscription_id(group: str, topic: str) -> str:
 
 
 def labels(group: str, topic: str) -> dict[str, str]:
-    """What is to be written on that subscription."""
+    """Return the labels of a group's subscription, which hold the name of the group if the id does not."""
     if not subscription_id(group, topic).startswith(_LONG):
         return {}
     text = base64.b32encode(group.encode()).decode().rstrip("=").lower()
@@ -64,7 +64,7 @@ def labels(group: str, topic: str) -> dict[str, str]:
 
 
 def group_of(id: str, topic: str, written: Mapping[str, str]) -> str | None:
-    """The group of a subscription to ``topic``; None: it is none of the mesh's."""
+    """Return the group of a subscription to ``topic``; None if the subscription does not belong to the mesh."""
     if id.startswith(_LONG):
         text = "".join(written.get(f"{_LABEL}{n}", "") for n in range(len(written)))
         try:

@@ -1,25 +1,25 @@
-"""The entry point."""
+"""The entry point of the plugin."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from dimesh.clock import Clock
-from dimesh.hookspecs import CONTRACT_VERSION, hookimpl
+from dimesh.options import parse_options
+from dimesh.spi import CONTRACT_VERSION, hookimpl
 from dimesh.spi.bus import BusBackend
-from dimesh.spi.options import parse_options
-from dimesh_pubsub.options import PubSubOptions
+from dimesh.spi.context import PluginContext
+from dimesh_pubsub.options import WHERE, PubSubOptions
 
 
 class _Plugin:
     contract_version = CONTRACT_VERSION
 
     @hookimpl
-    def dimesh_bus_backend(self, options: Mapping[str, Any], clock: Clock) -> BusBackend:
+    def dimesh_bus_backend(self, options: Mapping[str, Any], context: PluginContext) -> BusBackend:
         from dimesh_pubsub.backend import PubSubBackend
 
-        return PubSubBackend(parse_options(PubSubOptions, options, "bus 'pubsub'"), clock)
+        return PubSubBackend(parse_options(PubSubOptions, options, WHERE), context.clock)
 
 
 plugin = _Plugin()

@@ -1,17 +1,18 @@
-"""Publishing: requests of its own filling, one on its way for each ordering key.
+"""Publishing: requests that fill while the one before is in flight, one in flight for each ordering key.
 
 A publish puts its messages into the queue of their ordering key and waits. A request is sent when the one before it was
-acknowledged; what comes meanwhile fills the next. So requests grow with the load by themselves, and the order of a key
-is that of the calls, since no request of a key can overtake another.
+acknowledged; what is published meanwhile fills the next. So requests grow with the load, and the order of a key is the order
+of the calls, since no request of a key can overtake another.
 
-A request that fails for a passing reason is sent again until the delivery time-out. When it fails for good, what was
-queued behind it fails too: sent all the same, it would overtake what its publishers now send again. After that the key
-takes messages as before.
+A request that fails for a transient reason is sent again until the delivery timeout. When a request fails for good, what is
+queued behind it fails, too: sent anyway, it would overtake the events that their publishers now publish again. After that,
+the key accepts messages as before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,17 +21,18 @@ from typing import Any, Final
 import grpc
 
 from dimesh.clock import Clock
-from dimesh.errors import BackpressureError, BusClosedError, DimeshError, PublishError
+from dimesh.errors import DimeshError, PublishError, RefusedError
 from dimesh.spi.bus import Position, Record
+from dimesh.storage.room import Room
 from dimesh_pubsub.client import Client
 from dimesh_pubsub.failures import TRANSIENT, code_of, explained
 from dimesh_pubsub.messages import MAX_SIZE, ordering_key_of, to_message
 from dimesh_pubsub.options import PubSubOptions
 
 _UNORDERED: Final = 8
-"""Requests that are on their way at once where there is no order to keep."""
+"""The number of requests in flight at once where there is no order to keep."""
 _OVERHEAD: Final = 50
-"""Bytes of a message beside data and attributes, at most."""
+"""The maximum bytes of a message apart from data and attributes."""
 
 
 class Append:
@@ -44,13 +46,13 @@ class Append:
         self.future = future
 
     def fail(self, error: DimeshError) -> None:
-        """Tell the caller."""
+        """Raise the error from the call."""
         if not self.future.done():
             self.future.set_exception(error)
 
 
 class Entry:
-    """One message that waits."""
+    """One message in a queue."""
 
     __slots__ = ("append", "message", "record", "size", "slot")
 
@@ -63,7 +65,7 @@ class Entry:
 
 
 class KeyQueue:
-    """What waits with one ordering key of one topic."""
+    """The queued messages of one ordering key of one topic."""
 
     __slots__ = ("entries", "key", "tasks", "topic")
 
@@ -78,12 +80,12 @@ class Publisher:
     """Sends records.
 
     Args:
-        options: of the bus.
+        options: the options of the bus.
         client: the connection.
-        clock: time.
-        path_of: the full name of a topic.
-        make_topic: makes a topic that is not there.
-        published: is told topic, records and message ids of a request that was acknowledged.
+        clock: the clock of the bus.
+        path_of: returns the full name of a topic.
+        create_topic: creates a topic that is missing.
+        acknowledged: is called with the topic, the records and the message ids of an acknowledged request.
     """
 
     def __init__(
@@ -92,33 +94,26 @@ class Publisher:
         client: Client,
         clock: Clock,
         path_of: Callable[[str], str],
-        make_topic: Callable[[str], Awaitable[None]],
-        published: Callable[[str, Sequence[Record], Sequence[str]], None],
+        create_topic: Callable[[str], Awaitable[None]],
+        acknowledged: Callable[[str, Sequence[Record], Sequence[str]], None],
     ) -> None:
         self._options = options
         self._client = client
         self._clock = clock
         self._path_of = path_of
-        self._make_topic = make_topic
-        self._published = published
+        self._create_topic = create_topic
+        self._acknowledged = acknowledged
         self._queues: dict[tuple[str, str], KeyQueue] = {}
-        self._queued = 0
-        self._queued_bytes = 0
-        self._waiters: deque[tuple[asyncio.Future[None], int, int]] = deque()
-        self._granted = 0
-        """How many were given room and have not gone on yet."""
+        self._room = Room(clock, options.max_queued, options.max_queued_bytes, "messages wait to be sent")
         self._closed = False
         self._request = client.message("PublishRequest")
 
     async def close(self) -> None:
-        """Send what waits, within the delivery time-out."""
+        """Send what is queued, within the delivery timeout."""
         if self._closed:
             return
         self._closed = True
-        while self._waiters:
-            waiter, _, _ = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(BusClosedError("the bus is closed; nothing was sent"))
+        self._room.close()
         end = self._clock.monotonic() + self._options.delivery_timeout
         while tasks := [task for queue in self._queues.values() for task in queue.tasks]:
             left = end - self._clock.monotonic()
@@ -130,29 +125,18 @@ class Publisher:
             await asyncio.wait(tasks, timeout=left)
 
     async def append(self, topic: str, records: Sequence[Record], timeout: float) -> list[Position | None]:
-        """Send records; returns when all of them are acknowledged, with their message ids as offsets.
+        """Send records; return when all of them are acknowledged, with their message ids as offsets.
 
         Raises:
-            EventError: one cannot be written; nothing was sent.
-            BackpressureError: no room within ``timeout`` seconds.
-            PublishError: refused, or no answer within the delivery time-out.
+            EventError: an event cannot be encoded; nothing was sent.
+            BackpressureError: no room came free within ``timeout`` seconds.
+            RefusedError: a message is larger than the service accepts; nothing was sent.
+            PublishError: the service refused, or did not answer within the delivery timeout.
         """
-        prepared: list[tuple[str, Any, int]] = []
-        total = 0
-        rule = self._options.order_by
-        for record in records:
-            key = ordering_key_of(record, rule)
-            message = to_message(record, key)
-            size = message.ByteSize() + _OVERHEAD
-            if size > MAX_SIZE:
-                raise PublishError(
-                    f"a message of {size:,} bytes is larger than Pub/Sub takes ({MAX_SIZE:,}); nothing was published"
-                )
-            total += size
-            prepared.append((key, message, size))
-        if self._closed:
-            raise BusClosedError("the bus is closed")
-        await self._take_room(len(records), total, timeout)
+        prepared = self.prepare(records)
+        total = sum(size for _, _, size in prepared)
+        if not self._room.try_take(len(records), total):
+            await self._room.take(len(records), total, timeout)
         append = Append(len(records), asyncio.get_running_loop().create_future())
         for slot, (record, (key, message, size)) in enumerate(zip(records, prepared, strict=True)):
             queue = self._queues.get((topic, key))
@@ -164,62 +148,25 @@ class Publisher:
                 queue.tasks.add(task)
         return await append.future
 
-    # -- room --------------------------------------------------------------------------------------
+    def prepare(self, records: Sequence[Record]) -> list[tuple[str, Any, int]]:
+        """Return the ordering key, the message and the size of each record.
 
-    def _has_room(self, count: int, size: int) -> bool:
-        # What is larger than all of the room goes when it is alone.
-        return self._queued == 0 or (
-            self._queued + count <= self._options.max_queued
-            and self._queued_bytes + size <= self._options.max_queued_bytes
-        )
-
-    async def _take_room(self, count: int, size: int, timeout: float) -> None:
-        """Room for so many messages and bytes, in the order in which it was asked for."""
-        if not self._waiters and not self._granted and self._has_room(count, size):
-            self._queued += count
-            self._queued_bytes += size
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (waiter, count, size)
-        self._waiters.append(entry)
-        try:
-            async with asyncio.timeout(timeout):
-                await waiter
-        except BaseException as error:
-            if entry in self._waiters:
-                self._waiters.remove(entry)
-            elif not waiter.cancelled() and waiter.done() and waiter.exception() is None:
-                self._queued -= count
-                self._queued_bytes -= size
-            if isinstance(error, TimeoutError):
-                raise BackpressureError(
-                    f"{self._queued:,} messages wait to be sent, and no room came free within {timeout:g} s; "
-                    "nothing was published"
-                ) from None
-            raise
-        finally:
-            # Until here nobody could overtake: what was granted room is put into its queue right after this.
-            self._granted -= waiter.done() and not waiter.cancelled() and waiter.exception() is None
-            self._wake()
-
-    def _wake(self) -> None:
-        while self._waiters:
-            waiter, count, size = self._waiters[0]
-            if waiter.done():
-                self._waiters.popleft()  # cancelled, and about to say so itself
-                continue
-            if not self._has_room(count, size):
-                return
-            self._waiters.popleft()
-            self._queued += count
-            self._queued_bytes += size
-            self._granted += 1
-            waiter.set_result(None)
-
-    def _free(self, entries: Sequence[Entry]) -> None:
-        self._queued -= len(entries)
-        self._queued_bytes -= sum(entry.size for entry in entries)
-        self._wake()
+        Raises:
+            EventError: an event cannot be encoded.
+            RefusedError: a message is larger than the service accepts.
+        """
+        prepared: list[tuple[str, Any, int]] = []
+        rule = self._options.order_by
+        for record in records:
+            key = ordering_key_of(record, rule)
+            message = to_message(record, key)
+            size = message.ByteSize() + _OVERHEAD
+            if size > MAX_SIZE:
+                raise RefusedError(
+                    f"a message of {size:,} bytes is larger than Pub/Sub accepts ({MAX_SIZE:,}); nothing was published"
+                )
+            prepared.append((key, message, size))
+        return prepared
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -235,7 +182,7 @@ class Publisher:
                     await self._clock.sleep(self._options.linger)
                 entries = self._batch(queue)
                 if entries:
-                    await self._send_one(queue, entries)
+                    await self._send_together(queue, entries)
         finally:
             assert task is not None
             queue.tasks.discard(task)
@@ -254,55 +201,79 @@ class Publisher:
             entries.append(entry)
         return entries
 
-    async def _send_one(self, queue: KeyQueue, entries: list[Entry]) -> None:
-        topic = queue.topic
-        request = self._request(topic=self._path_of(topic), messages=[entry.message for entry in entries])
-        try:
-            answer = await self._publish(topic, request)
-        except DimeshError as error:
-            self._fail(queue, entries, error)
-        except asyncio.CancelledError:
-            self._fail(
-                queue,
-                entries,
-                PublishError("the bus was closed before Pub/Sub answered; the outcome is unknown"),
-            )
-            raise
-        except BaseException as error:
-            self._fail(queue, entries, PublishError(f"cannot publish to {topic}: {error!r}"))
-            raise
-        else:
-            ids = list(answer.message_ids)
-            self._published(topic, [entry.record for entry in entries], ids)
-            self._free(entries)
-            for entry, id in zip(entries, ids, strict=True):
-                append = entry.append
-                append.positions[entry.slot] = Position(0, number_of(id))
-                append.left -= 1
-                if not append.left and not append.future.done():
-                    append.future.set_result(append.positions)
+    async def _send_together(self, queue: KeyQueue, entries: list[Entry]) -> None:
+        """Send the messages in one request, or in as few as it takes to find the one that the service refuses."""
+        parts = deque([entries])
+        while parts:
+            part = parts.popleft()
+            try:
+                ids = await self._send_one(queue.topic, part)
+            except RefusedError as error:
+                # The service refuses a request as a whole, and publishes nothing of it. The messages of other calls must not
+                # fail with the one that it means.
+                calls = [list(group) for _, group in itertools.groupby(part, lambda entry: entry.append)]
+                half = len(calls) // 2
+                if half:
+                    parts.extendleft(
+                        [list(itertools.chain(*calls[half:])), list(itertools.chain(*calls[:half]))]
+                    )
+                else:
+                    self._fail(part, error)
+            except asyncio.CancelledError:
+                closed = PublishError("the bus was closed before Pub/Sub answered; the outcome is unknown")
+                self._fail_all(queue, [part, *parts], closed)
+                raise
+            except Exception as error:
+                if not isinstance(error, DimeshError):
+                    error = PublishError(f"cannot publish to {queue.topic}: unexpected {error!r}")
+                self._fail_all(queue, [part, *parts], error)
+                return
+            else:
+                self._succeed(queue.topic, part, ids)
 
-    def _fail(self, queue: KeyQueue, entries: Sequence[Entry], error: DimeshError) -> None:
+    async def _send_one(self, topic: str, entries: Sequence[Entry]) -> list[str]:
+        """Send a request; return the message ids."""
+        request = self._request(topic=self._path_of(topic), messages=[entry.message for entry in entries])
+        answer = await self._publish(topic, request)
+        return list(answer.message_ids)
+
+    def _succeed(self, topic: str, entries: Sequence[Entry], ids: Sequence[str]) -> None:
+        self._acknowledged(topic, [entry.record for entry in entries], ids)
+        self._free(entries)
+        for entry, id in zip(entries, ids, strict=True):
+            append = entry.append
+            append.positions[entry.slot] = Position(0, number_of(id))
+            append.left -= 1
+            if not append.left and not append.future.done():
+                append.future.set_result(append.positions)
+
+    def _fail(self, entries: Sequence[Entry], error: DimeshError) -> None:
         for entry in entries:
             entry.append.fail(error)
         self._free(entries)
+
+    def _fail_all(self, queue: KeyQueue, parts: Sequence[Sequence[Entry]], error: DimeshError) -> None:
+        """Fail messages whose outcome is unknown, and what waits behind them in the order of their key."""
+        self._fail(list(itertools.chain(*parts)), error)
         if queue.key and queue.entries:
             behind = list(queue.entries)
             queue.entries.clear()
-            for entry in behind:
-                entry.append.fail(
-                    PublishError(
-                        f"not published to {queue.topic}: an earlier event of the same ordering key failed ({error}). "
-                        "Publish them again, in order"
-                    )
-                )
-            self._free(behind)
+            self._fail(
+                behind,
+                PublishError(
+                    f"not published to {queue.topic}: an earlier event of the same ordering key failed ({error}). "
+                    "Publish them again, in order"
+                ),
+            )
+
+    def _free(self, entries: Sequence[Entry]) -> None:
+        self._room.free(len(entries), sum(entry.size for entry in entries))
 
     async def _publish(self, topic: str, request: Any) -> Any:
         doing = f"publish to {topic}"
         end = self._clock.monotonic() + self._options.delivery_timeout
         wait = 0.05
-        made = False
+        created = False
         while True:
             left = end - self._clock.monotonic()
             try:
@@ -311,9 +282,9 @@ class Publisher:
                 )
             except grpc.RpcError as error:
                 code = code_of(error)
-                if code is grpc.StatusCode.NOT_FOUND and not made:
-                    made = True
-                    await self._make_topic(topic)
+                if code is grpc.StatusCode.NOT_FOUND and not created:
+                    created = True
+                    await self._create_topic(topic)
                     continue
                 if code not in TRANSIENT or self._clock.monotonic() + wait >= end:
                     raise explained(error, doing, publishing=True) from error
@@ -324,6 +295,6 @@ class Publisher:
 
 
 def number_of(message_id: str) -> int:
-    """A message's id as a number: it is one, beside what a fake puts around it."""
+    """Return a message's id as a number, without the letters that some fakes add."""
     digits = "".join(c for c in message_id if c.isdecimal())
     return int(digits) if digits else 0

@@ -1,8 +1,8 @@
-"""Looking at what a topic holds, without a group.
+"""Reading what a topic holds, without a group.
 
-A subscription is made for it, moved back, read until nothing comes any more, and removed. Pub/Sub has no offsets, so
-positions are made of what it has: the time of publishing in microseconds, and the rank of the message's id among those
-of that microsecond. They are the same whenever the topic is read.
+A subscription is created, moved back, read until no message arrives any more, and deleted. Pub/Sub has no offsets, so
+positions are computed from the time of publishing in microseconds and the rank of the message's id within that microsecond.
+They are the same whenever the topic is read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RANKS: Final = 4_096
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Found = tuple[int, int, Any]
-"""Microseconds, id as a number, message"""
+"""The time of publishing in microseconds, the id as a number, and the message."""
 
 
 async def read(
@@ -58,10 +58,10 @@ async def read(
     path = await admin.reading(topic)
     try:
         await admin.seek(path, moment)
-        found = await _everything(client, options, clock, path)
+        found = await _read_all(client, options, clock, path)
     finally:
         await admin.delete_subscription(path)
-    # One publish may come twice within the subscription: a message is known by its id.
+    # A subscription may deliver a message twice: the id identifies it.
     ordered = sorted(
         {number: (micros, number, message) for micros, number, message in found}.values(), key=lambda f: f[:2]
     )
@@ -78,8 +78,8 @@ async def read(
     return deliveries
 
 
-async def _everything(client: Client, options: PubSubOptions, clock: Clock, path: str) -> list[Found]:
-    """All messages of a subscription, until none came for a while."""
+async def _read_all(client: Client, options: PubSubOptions, clock: Clock, path: str) -> list[Found]:
+    """Return all messages of a subscription that arrive before a pause."""
     request = client.message("StreamingPullRequest")
     first = request(subscription=path, stream_ack_deadline_seconds=60, client_id=names.lone_id())
     found: list[Found] = []

@@ -1,7 +1,7 @@
-"""Consuming: a streaming pull on the event loop, and the leases of what it brought.
+"""Consuming: a streaming pull on the event loop, and the leases of what it delivers.
 
-One task reads, one extends the leases of everything that was received and is not done, also while the handler runs. A
-delivery that lapsed and comes again while this process still has it is not handed out twice: only its lease is renewed.
+One task reads. Another one extends the leases of everything that was received and is not done yet, also while a handler runs.
+A delivery that lapsed and is delivered again while this process still has it is not handed out twice: only its lease changes.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ from dimesh_pubsub.publisher import number_of
 log = logging.getLogger("dimesh.bus.pubsub")
 
 _IDS: Final = 1_000
-"""Ack ids of one request: it may have 512 KiB, and an id has about 200 bytes."""
+"""The maximum number of ack ids of one request, which may have 512 KiB; an id has about 200 bytes."""
 _QUIET: Final = 0.1
-"""Seconds without a message after which a stream that expects none counts as caught up."""
-_SAY_GOODBYE: Final = 2.0
+"""The seconds without a message after which a stream that expects no message counts as caught up."""
+_DRAIN_TIMEOUT: Final = 2.0
+"""The seconds to read a stream to its end when it is closed."""
 _HEARTBEAT: Final = 30.0
+"""The seconds between two heartbeats of a stream."""
 
 
 class Lease:
-    """A delivery that is ours."""
+    """The lease of a delivery that this process holds."""
 
     __slots__ = ("ack_id", "message_id", "since")
 
@@ -54,11 +56,11 @@ class PubSubStream:
 
     Args:
         client: the connection.
-        options: of the bus.
-        clock: time.
-        subscription: its full name.
-        wanted: what the service's filter may have let pass is looked at once more.
-        arrivals: shared by the streams of one group in this process.
+        options: the options of the bus.
+        clock: the clock of the bus.
+        subscription: the full name of the subscription.
+        wanted: the filter, which is applied again since the service's filter may be wider.
+        arrivals: the expected messages, shared by the streams of one group in this process.
         left: called at the end, before the stream counts as closed.
     """
 
@@ -82,7 +84,7 @@ class PubSubStream:
         self._member = uuid4().hex
         self._buffer: deque[Delivery] = deque()
         self._leases: dict[str, Lease] = {}
-        """By message id."""
+        """The leases by message id."""
         self._attempts: dict[int, Attempts] = {}
         self._numbers = itertools.count(1)
         self._wake: asyncio.Future[None] | None = None
@@ -96,10 +98,10 @@ class PubSubStream:
         self._tasks: list[asyncio.Task[None]] = []
         self._discarding: set[asyncio.Task[None]] = set()
         self.confirms = False
-        """Whether the subscription has exactly-once delivery; the service says so with each answer."""
+        """Whether the subscription has exactly-once delivery; each answer of the service contains this."""
 
     def start(self) -> None:
-        """Begin to receive."""
+        """Start to receive."""
         self._last = self._clock.monotonic()
         self._tasks = [
             asyncio.create_task(self._read(), name="dimesh-pubsub-read"),
@@ -141,13 +143,13 @@ class PubSubStream:
         )
 
     async def commit(self, positions: object) -> None:
-        """There are no positions in a queue."""
+        """Do nothing: a queue has no positions."""
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See the SPI.
 
         Raises:
-            FencedError: with exactly-once delivery, the leases of some have lapsed; the others were taken.
+            FencedError: with exactly-once delivery, some leases have lapsed; the other deliveries were acknowledged.
         """
         leases: list[Lease] = [d.token for d in deliveries]
         lapsed = 0
@@ -155,8 +157,8 @@ class PubSubStream:
             lapsed += await self._acknowledge(leases[at : at + _IDS])
         if lapsed:
             raise FencedError(
-                f"{lapsed} of {len(leases)} deliveries had lapsed and come again: they were held for longer than "
-                "their lease could be extended"
+                f"the leases of {lapsed} of {len(leases)} deliveries have lapsed, so these are delivered again: they were held "
+                "for longer than a lease can be extended"
             )
 
     async def _acknowledge(self, leases: Sequence[Lease]) -> int:
@@ -176,7 +178,7 @@ class PubSubStream:
                 said, known = refused_acks(error)
                 if not known:
                     if code_of(error) is grpc.StatusCode.NOT_FOUND:
-                        return lapsed  # the subscription was deleted: nothing of it comes again
+                        return lapsed  # the subscription was deleted: it delivers nothing again
                     if code_of(error) not in TRANSIENT or self._clock.monotonic() + wait >= end:
                         raise explained(error, "acknowledge") from error
                     refused = dict.fromkeys(left, "TRANSIENT_FAILURE")
@@ -192,7 +194,7 @@ class PubSubStream:
             if left:
                 if self._clock.monotonic() + wait >= end:
                     raise FencedError(
-                        f"{len(left)} acknowledgements were not confirmed in time; these may come again"
+                        f"{len(left)} acknowledgements were not confirmed in time; their events may be delivered again"
                     )
                 await self._clock.sleep(wait)
                 wait = min(wait * 2, 5.0)
@@ -209,7 +211,7 @@ class PubSubStream:
         )
 
     async def save_attempts(self, delivery: Delivery, attempts: Attempts | None) -> None:
-        """Pub/Sub counts deliveries itself, where ``dead_letter_after`` is set."""
+        """Do nothing: Pub/Sub itself counts deliveries where ``dead_letter_after`` is set."""
 
     async def close(self) -> None:
         """See the SPI."""
@@ -222,10 +224,10 @@ class PubSubStream:
         reading, extending = self._tasks
         extending.cancel()
         if self._call is not None and not reading.done():
-            # What is on its way to us would else stay leased until it lapses: the stream is read to its end.
+            # The stream is read to its end: what is in flight would otherwise stay leased until its lease lapses.
             with contextlib.suppress(Exception):
                 await self._call.done_writing()
-        await asyncio.wait({reading}, timeout=_SAY_GOODBYE)
+        await asyncio.wait({reading}, timeout=_DRAIN_TIMEOUT)
         reading.cancel()
         if self._call is not None:
             self._call.cancel()
@@ -237,11 +239,13 @@ class PubSubStream:
             try:
                 await self._modify(held, 0)
             except DimeshError as error:
-                log.info("leases of %s are left to lapse: %s", self.subscription, error)
+                log.info(
+                    "the leases of %s could not be released and will lapse: %s", self.subscription, error
+                )
         await self._left(self)
 
     def end(self) -> None:
-        """The subscription is no longer there."""
+        """End the stream: the subscription was deleted."""
         self._ended = True
         self._leases.clear()
         self._buffer.clear()
@@ -249,26 +253,26 @@ class PubSubStream:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         return self._ended or self._closed
 
     async def _read(self) -> None:
         errors = 0
-        while not self._over():
+        while not self._is_over():
             began = self._clock.monotonic()
             try:
                 await self._pull()
                 errors = 0
-                if self._over():
+                if self._is_over():
                     return
             except grpc.RpcError as error:
                 code = code_of(error)
-                if self._over():
+                if self._is_over():
                     return
                 if code is grpc.StatusCode.NOT_FOUND:
                     self.end()
                     return
-                # The service ends streams of its own accord every half hour or so: that is no failure.
+                # The service ends every stream after about half an hour: that is not a failure.
                 errors = errors + 1 if self._clock.monotonic() - began < 10 else 0
                 if code not in TRANSIENT:
                     self._failure = explained(error, f"receive from {self.subscription}")
@@ -276,7 +280,7 @@ class PubSubStream:
                 elif errors in (3, 30, 300):
                     log.warning("%s", explained(error, f"receive from {self.subscription}"))
             except Exception as error:
-                if self._over():
+                if self._is_over():
                     return
                 errors += 1
                 log.exception("reading %s failed", self.subscription)
@@ -296,17 +300,17 @@ class PubSubStream:
         call = self._call = self._client.pull(metadata=routing(first))
         try:
             await call.write(first)
-            if self._over():
+            if self._is_over():
                 return
             while (answer := await call.read()) is not grpc.aio.EOF:
-                self._take(answer)
-                while len(self._buffer) >= 2 * options.prefetch and not self._over():
+                self._accept(answer)
+                while len(self._buffer) >= 2 * options.prefetch and not self._is_over():
                     self._room.clear()
                     await self._room.wait()
         finally:
             call.cancel()
 
-    def _take(self, answer: Any) -> None:
+    def _accept(self, answer: Any) -> None:
         now = self._last = self._clock.monotonic()
         self.confirms = answer.subscription_properties.exactly_once_delivery_enabled
         refused: list[str] = []
@@ -336,7 +340,7 @@ class PubSubStream:
             self._wake_up()
 
     def _discard(self, ack_ids: Sequence[str]) -> None:
-        """Acknowledge what the filter leaves out. If that fails it comes again, and is left out again."""
+        """Acknowledge what the filter leaves out. If that fails, it is delivered and left out again."""
         request = self._client.message("AcknowledgeRequest")(subscription=self.subscription, ack_ids=ack_ids)
 
         async def send() -> None:
@@ -364,7 +368,7 @@ class PubSubStream:
             for id, held in list(self._leases.items()):
                 if held.since < limit:
                     log.warning(
-                        "%s: a delivery is held for %g s and not extended any more",
+                        "%s: a delivery has been held for %g s; its lease is no longer extended",
                         self.subscription,
                         now - held.since,
                     )
@@ -375,7 +379,10 @@ class PubSubStream:
                 pause = lease / 3
             except DimeshError as error:
                 pause = lease / 20
-                log.info("leases of %s could not be extended: %s", self.subscription, error)
+                log.info("the leases of %s could not be extended: %s", self.subscription, error)
+            except Exception:  # nobody expected it, but without this task every lease would expire
+                pause = lease / 20
+                log.exception("extending the leases of %s failed", self.subscription)
             if now - beat >= _HEARTBEAT and self._call is not None:
                 beat = now
                 with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
@@ -401,7 +408,7 @@ class PubSubStream:
                 self._forget(refused)
 
     def _forget(self, refused: Any) -> None:
-        """Leases that have lapsed: they come again, here or elsewhere."""
+        """Drop leases that have lapsed: their messages are delivered again, here or to another member."""
         gone = {
             id
             for id, lease in self._leases.items()

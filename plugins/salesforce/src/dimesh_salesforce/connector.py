@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from dimesh import EventBus, SourceConnector
-from dimesh.spi.options import parse_options
+from dimesh.options import parse_options
 from dimesh_salesforce.options import SalesforceOptions
 from dimesh_salesforce.source import SalesforceSource
 
 
 class SalesforceCDCConnector(SourceConnector):
-    """Captures changes of a Salesforce org; connects at its start.
+    """Captures changes of a Salesforce org; connects when it is started.
 
     Args:
-        connector_id: names the connector and its positions.
-        event_bus: changes go to its topic ``cdc.salesforce``.
+        connector_id: the name of the connector and of its positions.
+        event_bus: changes are published to its topic ``cdc.salesforce``.
         pillar: the pillar that the changes belong to.
         instance_url: My Domain of the org.
-        access_token: works until it expires; the other credentials of
-            :class:`~dimesh_salesforce.options.SalesforceOptions` are renewed.
+        access_token: a token that works until it expires; with the other credentials of
+            :class:`~dimesh_salesforce.options.SalesforceOptions`, tokens are renewed.
         options: of the source, and of :class:`dimesh.CDCConnector`.
     """
 
@@ -32,8 +32,8 @@ class SalesforceCDCConnector(SourceConnector):
         access_token: str | None = None,
         **options: Any,
     ) -> None:
-        own = {name: options.pop(name) for name in self.OPTIONS if name in options}
-        given = {**options, "instance_url": instance_url, "access_token": access_token}
+        own, given = self.split_options(options)
+        given = {**given, "instance_url": instance_url, "access_token": access_token}
         parsed = parse_options(SalesforceOptions, given, "source 'salesforce'")
         source = SalesforceSource(parsed, own.get("clock") or event_bus.clock)
         super().__init__(connector_id, source, event_bus, pillar, **own)

@@ -1,95 +1,127 @@
-"""Access tokens: got, shared, and renewed when Salesforce refuses them. It never says how long one lives."""
+"""Access tokens: requested, shared, and renewed when Salesforce refuses them, since it does not state how long one is valid."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpx
-
 from dimesh.clock import Clock
-from dimesh.errors import CredentialsError, SourceUnavailableError
+from dimesh.errors import CredentialsError
+from dimesh.secrets import Secret
+from dimesh.sourcekit.addresses import Origin
+from dimesh.sourcekit.budget import Priority
+from dimesh.sourcekit.http import Answer, Retry, SourceClient
 from dimesh_salesforce.options import SalesforceOptions
 
 _JWT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _LIFE: Final = 180
-"""Seconds that an assertion is good for: Salesforce takes no more than a few minutes."""
+"""The number of seconds for which an assertion is valid: Salesforce accepts no more than a few minutes."""
+_SALESFORCE: Final = (".salesforce.com", ".salesforce.mil", ".sfcrmproducts.cn")
+"""The domains of orgs. An org may move between hosts of its domain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a request needs."""
+    """An access token, and what a request needs beside it."""
 
-    token: str = field(repr=False)
-    instance_url: str
+    token: Secret
+    instance: Origin
+    """The host of the org, which requests go to."""
     organization: str
     user: str
-    """Id of the user that the token acts for."""
+    """The id of the user that the token acts for."""
 
 
 class Credentials:
-    """Of one org. Many may ask at the same time: one renewal serves them all."""
+    """The credentials of one org. Many tasks may need a token at the same time: one renewal serves them all."""
 
-    def __init__(self, options: SalesforceOptions, clock: Clock, http: httpx.AsyncClient) -> None:
+    def __init__(self, options: SalesforceOptions, clock: Clock, http: SourceClient) -> None:
         self._options = options
         self._flow = options.flow()
         self._clock = clock
         self._http = http
+        self._instance = Origin.parse(options.instance_url)
+        self._login = Origin.parse(options.login_url or options.instance_url)
         self._lock = asyncio.Lock()
         self._session: Session | None = None
         self.renewals = 0
-        """How often a token was got."""
+        """The number of sessions so far."""
 
     @property
     def current(self) -> Session | None:
-        """The session at hand."""
+        """The current session."""
         return self._session
 
     async def session(self) -> Session:
-        """The session at hand, or a new one.
+        """Return the current session, or a new one if there is none.
 
         Raises:
-            CredentialsError: refused.
-            SourceUnavailableError: no answer.
+            CredentialsError: Salesforce refuses the credentials.
+            SourceUnavailableError: there is no answer.
         """
         async with self._lock:
             if self._session is None:
-                self._session = await self._login()
+                self._session = await self._new_session()
             return self._session
 
     async def renew(self, refused: Session) -> Session:
-        """Another session than the one that was refused. Raises as :meth:`session` does."""
+        """Return another session than the one that Salesforce refused. Raises as :meth:`session` does."""
         async with self._lock:
             if self._session is refused:
                 if self._flow == "given":
                     raise CredentialsError(
-                        "the access token has expired or was revoked: give a new one, or credentials that can be renewed "
+                        "the access token has expired or was revoked: configure a new one, or credentials that can be renewed "
                         "(client_id with client_secret, a private key or refresh_token)"
                     )
                 self._session = None
-                self._session = await self._login()
+                self._session = await self._new_session()
             assert self._session is not None
             return self._session
 
-    async def _login(self) -> Session:
+    async def _new_session(self) -> Session:
         self.renewals += 1
         options = self._options
         if self._flow == "given" or (options.access_token is not None and self.renewals == 1):
             assert options.access_token is not None
-            token, instance = options.access_token, options.instance_url
-        else:
-            found = await self._ask(self._form())
-            token, instance = (
-                str(found["access_token"]),
-                str(found.get("instance_url") or options.instance_url),
-            )
-            who = re.search(r"/id/(\w{15,18})/(\w{15,18})/?$", str(found.get("id", "")))
-            if who is not None:
-                return Session(token, instance, options.organization_id or who[1], who[2])
+            return await self._identify(options.access_token, self._instance)
+        found = await self._request_token()
+        token = Secret(str(found["access_token"]))
+        instance = self._instance_of(found.get("instance_url"))
+        ids = re.search(r"/id/(\w{15,18})/(\w{15,18})/?$", str(found.get("id", "")))
+        if ids is not None:
+            return Session(token, instance, options.organization_id or ids[1], ids[2])
         return await self._identify(token, instance)
+
+    def _instance_of(self, url: Any) -> Origin:
+        """Return the host that a token is for: the configured one, or another host of Salesforce, since an org may move.
+
+        Raises:
+            CredentialsError: the answer names a host outside Salesforce. The token is not sent there.
+        """
+        if not url:
+            return self._instance
+        try:
+            named = Origin.parse(str(url))
+        except ValueError:
+            named = None
+        if named == self._instance:
+            return self._instance
+        for domain in _SALESFORCE:
+            if (
+                named is not None
+                and (named.scheme, named.port) == ("https", 443)
+                and named.host.endswith(domain)
+                and self._instance.host.endswith(domain)
+            ):
+                return named
+        raise CredentialsError(
+            f"the answer with the access token names the instance_url {str(url)[:200]!r}, which is neither {self._instance} "
+            "nor another host of Salesforce: the token is not sent there. Check login_url and instance_url"
+        )
 
     def _form(self) -> dict[str, str]:
         options = self._options
@@ -98,10 +130,10 @@ class Credentials:
             return {"grant_type": _JWT, "assertion": self._assertion()}
         form = {"client_id": options.client_id}
         if options.client_secret is not None:
-            form["client_secret"] = options.client_secret
+            form["client_secret"] = options.client_secret.reveal()
         if self._flow == "refresh":
             assert options.refresh_token is not None
-            return {"grant_type": "refresh_token", "refresh_token": options.refresh_token, **form}
+            return {"grant_type": "refresh_token", "refresh_token": options.refresh_token.reveal(), **form}
         return {"grant_type": "client_credentials", **form}
 
     def _assertion(self) -> str:
@@ -125,52 +157,67 @@ class Credentials:
                 f"the private key cannot be used ({type(error).__name__}): it must be an RSA key in PEM form"
             ) from error
 
-    async def _ask(self, form: dict[str, str]) -> dict[str, Any]:
-        url = f"{self._options.login_url or self._options.instance_url}/services/oauth2/token"
-        try:
-            answer = await self._http.post(url, data=form, timeout=self._options.timeout)
-            found: Any = answer.json()
-        except httpx.TransportError as error:
-            raise SourceUnavailableError(f"no token from {url}: {type(error).__name__}: {error}") from error
-        except ValueError as error:
-            raise SourceUnavailableError(
-                f"no token from {url}: HTTP {answer.status_code}, no JSON"
-            ) from error
-        if answer.status_code == 200 and isinstance(found, dict) and "access_token" in found:
-            return found
-        if answer.status_code >= 500 or answer.status_code == 429:
-            raise SourceUnavailableError(f"no token from {url}: HTTP {answer.status_code}")
-        why = found if isinstance(found, dict) else {}
-        text = f"{why.get('error', f'HTTP {answer.status_code}')}: {why.get('error_description', 'no reason given')}"
+    async def _request_token(self) -> dict[str, Any]:
+        # There is no retry here: the runner retries, and reports the error meanwhile.
+        answer = await self._http.request(
+            "POST",
+            self._login,
+            "/services/oauth2/token",
+            Priority.STREAM,
+            "an access token",
+            self._judge_token,
+            form=self._form(),
+            retry_for=0.0,
+        )
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def _judge_token(self, answer: Answer, about: str) -> Retry | None:
+        found = answer.json()
+        if answer.status == 200 and isinstance(found, dict) and "access_token" in found:
+            return None
+        if answer.status >= 500 or answer.status == 429:
+            return Retry(f"HTTP {answer.status}")
+        why: Mapping[str, Any] = found if isinstance(found, dict) else {}
+        text = (
+            f"{why.get('error', f'HTTP {answer.status}')}: {why.get('error_description', 'no reason given')}"
+        )
         raise CredentialsError(
-            f"Salesforce refused the credentials ({self._flow}): {text[:300]}{_hint(text)}"
+            f"Salesforce refused the credentials ({self._flow}): {text[:300]}{_advice(text)}"
         )
 
-    async def _identify(self, token: str, instance: str) -> Session:
-        """Whose token it is: a stream needs the org's id."""
-        url = f"{instance}/services/oauth2/userinfo"
-        try:
-            answer = await self._http.get(
-                url, headers={"authorization": f"Bearer {token}"}, timeout=self._options.timeout
-            )
-            found: Any = answer.json() if answer.status_code == 200 else {}
-        except (httpx.TransportError, ValueError) as error:
-            raise SourceUnavailableError(f"{url}: {type(error).__name__}: {error}") from error
-        if answer.status_code >= 500 or answer.status_code == 429:
-            raise SourceUnavailableError(f"{url}: HTTP {answer.status_code}")
-        if answer.status_code in (401, 403):
-            raise CredentialsError(
-                f"Salesforce refused the access token (HTTP {answer.status_code} of {url})"
-            )
+    async def _identify(self, token: Secret, instance: Origin) -> Session:
+        """Return the session of a token: a stream needs the id of its org."""
+        answer = await self._http.request(
+            "GET",
+            instance,
+            "/services/oauth2/userinfo",
+            Priority.STREAM,
+            "the owner of the access token",
+            _judge_identity,
+            headers={"authorization": f"Bearer {token.reveal()}"},
+            retry_for=0.0,
+        )
+        found: Any = answer.json() if answer.status == 200 else {}
         organization = self._options.organization_id or str(found.get("organization_id", ""))
         if not organization:
             raise CredentialsError(
-                f"{url} does not say which org the token is of (HTTP {answer.status_code}): give organization_id"
+                f"Salesforce does not name the org of the access token (HTTP {answer.status}): set the option organization_id"
             )
         return Session(token, instance, organization, str(found.get("user_id", "")))
 
 
-def _hint(text: str) -> str:
+def _judge_identity(answer: Answer, about: str) -> Retry | None:
+    if answer.status >= 500 or answer.status == 429:
+        return Retry(f"HTTP {answer.status}")
+    if answer.status in (401, 403):
+        raise CredentialsError(f"Salesforce refused the access token (HTTP {answer.status})")
+    if answer.status == 200 and not isinstance(answer.json(), dict):
+        raise ValueError("it is not an object")
+    return None
+
+
+def _advice(text: str) -> str:
     if "invalid_client" in text:
         return ". Check client_id and client_secret of the connected app"
     if "user hasn't approved" in text or "invalid_app_access" in text:

@@ -1,14 +1,14 @@
-"""Change events of Salesforce as changes and gaps."""
+"""Converts change events of Salesforce to changes and gaps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from dimesh.spi.cdc import Change, Gap, Operation
-from dimesh_salesforce.fields import Fields
+from dimesh_salesforce.fields import NOT_IN_ROWS, Fields
 from dimesh_salesforce.schemas import HEADER, DecodingError, Schema
 
 _OPERATIONS: Final[Mapping[str, Operation]] = {
@@ -17,105 +17,207 @@ _OPERATIONS: Final[Mapping[str, Operation]] = {
     "DELETE": Operation.DELETE,
     "UNDELETE": Operation.UNDELETE,
 }
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_BITMAPS: Final = 1_000
+"""The number of different bitmaps whose names are kept."""
+_Step = tuple[str, Callable[[Any], Any] | None]
+"""A field of a row, and the function that converts the value of an event."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
-    """Rows whose state an event does not tell: it is to be fetched."""
+class RefetchNeeded:
+    """Changes of rows whose state is not in the event: the rows must be fetched."""
 
     cause: str
     changes: list[Change]
-    """What is known of each; ``after`` is what is to be found out."""
+    """The changes; ``after`` is None, or what the event has, which is published if the row is not found."""
     is_gap: bool
-    """The change itself was not told either."""
+    """Whether the change itself is missing as well."""
 
 
 def entity_of(event: Mapping[str, Any]) -> str:
-    """The API name of the object that an event is about."""
+    """Return the API name of the object that an event is about."""
     return str(event[HEADER]["entityName"])
 
 
-def read(
-    schema: Schema,
-    event: Mapping[str, Any],
-    fields: Fields,
-    is_own: Callable[[str, str], bool],
-    api_version: str,
-) -> list[Change] | Unread | Gap:
-    """What an event tells.
+class EventReader:
+    """Reads the events of one version of an object's schema.
 
     Args:
-        schema: by which it was read.
-        event: the decoded event.
-        fields: of its object.
-        is_own: whether a change by this user, of this origin, is ours.
-        api_version: of the rows.
-
-    Raises:
-        DecodingError: it does not fit its schema.
+        schema: the schema of the events.
+        fields: the fields of the object.
+        is_own: returns whether a change by this user, with this origin, is an own write.
+        api_version: the API version of the rows.
     """
-    header: Mapping[str, Any] = event[HEADER]
-    kind, ids = str(header["changeType"]), [str(id) for id in header["recordIds"]]
-    moment = datetime.fromtimestamp(header["commitTimestamp"] / 1000, UTC)
-    name = fields.object
-    if kind == "GAP_OVERFLOW":
-        return Gap(name, "one transaction changed more than Salesforce tells (GAP_OVERFLOW)", moment, moment)
-    if any("*" in id for id in ids):
-        return Gap(name, f"{kind} of {', '.join(ids)[:100]}: the ids are not told", moment, moment)
-    operation = _OPERATIONS.get(kind.removeprefix("GAP_"))
-    if operation is None:
-        return Gap(name, f"a change of the unknown kind {kind[:40]!r}", moment, moment)
-    user, origin = str(header["commitUser"]), str(header["changeOrigin"])
-    changed = schema.names(header["changedFields"])
-    nulled = schema.names(header["nulledFields"])
-    diffs = schema.names(header["diffFields"])
 
-    def change(
-        id: str, after: dict[str, Any] | None, partial: bool = False, names: list[str] | None = None
-    ) -> Change:
-        return Change(
-            identity=f"{header['transactionKey']}:{header['sequenceNumber']}:{id}",
-            operation=operation,
-            object=name,
-            primary_key={"Id": id},
-            before=None,
-            after=after,
-            timestamp=moment,
-            sequence=f"{header['commitNumber']}.{header['sequenceNumber']:06}",
-            changed_fields=names or (),
-            partial=partial,
-            actor=user or None,
-            own=is_own(user, origin),
-            transaction=str(header["transactionKey"]),
-            api_version=api_version,
-            metadata={"change_origin": origin, "commit_number": header["commitNumber"], "change_type": kind},
+    def __init__(
+        self, schema: Schema, fields: Fields, is_own: Callable[[str, str], bool], api_version: str
+    ) -> None:
+        self.fields = fields
+        self._schema = schema
+        self._is_own = is_own
+        self._api_version = api_version
+        self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._steps: dict[str, _Step] = {
+            name: (name, fields.converter(name)) for name in schema.fields if name in fields.types
+        }
+        told = {column for name in schema.fields for column in fields.columns(name)}
+        self._told = [column for column in fields.types if column in told]
+        self.absent: tuple[str, ...] = tuple(
+            column for column in fields.types if column not in told and column not in ("Id", *NOT_IN_ROWS)
         )
+        """The fields of a row that events leave out: formulas, and other values that are derived. The schema of the events
+        decides, since releases differ (Change Data Capture Developer Guide, *General Considerations*)."""
+        self.hidden: tuple[str, ...] = tuple(
+            name for name in schema.fields if not fields.columns(name) and name not in schema.arrays
+        )
+        """The fields of events that the user may not see: events have no values of them (*Field-Level Security*)."""
+        halves = sorted(fields.contact_half - set(self.absent))
+        self._not_in_updates = (*self.absent, *halves) if halves else ()
+        self._required = frozenset(column for column in self._told if column in fields.required)
 
-    if kind.startswith("GAP_"):
-        return Unread(
-            f"{kind}: Salesforce could not tell what changed", [change(id, None) for id in ids], True
-        )
-    if operation is Operation.DELETE:
-        return [change(id, None) for id in ids]
-    row = fields.flat({name: value for name, value in event.items() if name != HEADER})
-    if operation is Operation.UPDATE:
-        told = [column for field in (*changed, *nulled, *diffs) for column in fields.columns(field)]
-        names = list(dict.fromkeys(told))
-        if diffs:
-            return Unread(
-                "told as a difference of texts", [change(id, None, False, names) for id in ids], False
+    def read(self, event: Mapping[str, Any]) -> Sequence[Change] | RefetchNeeded | Gap:
+        """Return the changes in a decoded event, or the gap that it reports.
+
+        Raises:
+            DecodingError: the event does not fit its schema.
+        """
+        header: Mapping[str, Any] = event[HEADER]
+        kind, ids = header["changeType"], header["recordIds"]
+        moment = _EPOCH + timedelta(milliseconds=header["commitTimestamp"])
+        name = self.fields.object
+        if kind == "GAP_OVERFLOW":
+            cause = "one transaction changed more than Salesforce reports (GAP_OVERFLOW)"
+            return Gap(name, cause, moment, moment)
+        for id in ids:
+            if "*" in id:
+                cause = f"{kind} of {', '.join(ids)[:100]}: Salesforce does not name the ids"
+                return Gap(name, cause, moment, moment)
+        operation = _OPERATIONS.get(kind.removeprefix("GAP_"))
+        if operation is None:
+            return Gap(name, f"a change has the unknown kind {kind[:40]!r}", moment, moment)
+        changed = self._columns(header["changedFields"])
+        nulled = self._columns(header["nulledFields"])
+        diffs = self._columns(header["diffFields"])
+        if kind.startswith("GAP_"):
+            cause = f"{kind}: Salesforce could not report what changed"
+            return RefetchNeeded(cause, self._changes(header, operation, moment, None, False, ()), True)
+        if operation is Operation.DELETE:
+            return self._changes(header, operation, moment, None, False, ())
+        if operation is Operation.UPDATE:
+            names = changed if not nulled and not diffs else tuple(dict.fromkeys((*changed, *nulled, *diffs)))
+            if diffs:
+                changes = self._changes(header, operation, moment, None, False, names)
+                return RefetchNeeded("the event has only a difference of texts", changes, False)
+            after = dict.fromkeys(names)
+            self._fill(after, event)
+            for column in nulled:
+                after[column] = None
+            changes = self._changes(header, operation, moment, after, True, names)
+            cause = self._why_fetch(event, header, names)
+            return RefetchNeeded(cause, changes, False) if cause else changes
+        # Fields that are missing in the event have no value.
+        after = dict.fromkeys(self._told)
+        self._fill(after, event)
+        lacking = [column for column in self._required if after[column] is None]
+        if lacking:
+            # For example, an inserted PricebookEntry has no creator (Change Data Capture Developer Guide).
+            for column in lacking:
+                del after[column]
+            found = self._changes(header, operation, moment, after, False, ())
+            changes = [replace(change, not_current=(*self.absent, *sorted(lacking))) for change in found]
+            return RefetchNeeded("the event lacks fields that every row has", changes, False)
+        changes = self._changes(header, operation, moment, after, False, ())
+        if self._schema.arrays & event.keys():
+            return RefetchNeeded("the event lists names", changes, False)
+        return changes
+
+    def _why_fetch(self, event: Mapping[str, Any], header: Mapping[str, Any], names: Sequence[str]) -> str:
+        """Return the reason for which an update is not enough; empty if there is none."""
+        arrays = self._schema.arrays
+        if arrays and (
+            arrays & event.keys() or not arrays.isdisjoint(self._schema.names(header["changedFields"]))
+        ):
+            # UserPreferences lists the preferences that are on; a row has a field for each of them.
+            return "the event lists names"
+        if self.fields.contact_half and "RecordTypeId" in names:
+            return "the account may have become a person account, or none"
+        return ""
+
+    def _columns(self, bitmaps: Sequence[str]) -> tuple[str, ...]:
+        """Return the fields of a row that bitmaps name."""
+        if not bitmaps:
+            return ()
+        key = tuple(bitmaps)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _MAX_BITMAPS:
+                self._known.clear()
+            names = self._schema.names(bitmaps)
+            columns = (column for name in names for column in self.fields.columns(name))
+            found = self._known[key] = tuple(dict.fromkeys(columns))
+        return found
+
+    def _fill(self, row: dict[str, Any], event: Mapping[str, Any]) -> None:
+        """Add the values of an event to a row."""
+        steps = self._steps
+        for name, value in event.items():
+            step = steps.get(name)
+            if value.__class__ is dict:
+                if name != HEADER:
+                    self._fill_compound(row, name, value)
+            elif step is not None:
+                column, convert = step
+                row[column] = value if convert is None else convert(value)
+
+    def _fill_compound(self, row: dict[str, Any], name: str, members: Mapping[str, Any]) -> None:
+        for member, value in members.items():
+            key = f"{name}.{member}"
+            if key not in self._steps:
+                column = self.fields.column(name, member)
+                self._steps[key] = (column, self.fields.converter(column)) if column else ("", None)
+            column, convert = self._steps[key]
+            if column:
+                row[column] = value if convert is None else convert(value)
+
+    def _changes(
+        self,
+        header: Mapping[str, Any],
+        operation: Operation,
+        moment: datetime,
+        after: Mapping[str, Any] | None,
+        partial: bool,
+        names: tuple[str, ...],
+    ) -> list[Change]:
+        """Return a change for each row of an event."""
+        key, number, commit = header["transactionKey"], header["sequenceNumber"], header["commitNumber"]
+        user, origin = header["commitUser"], header["changeOrigin"]
+        absent = self.absent
+        if self._not_in_updates and operation is Operation.UPDATE:
+            absent = tuple(name for name in self._not_in_updates if name not in names)
+        own, sequence = self._is_own(user, origin), f"{commit}.{number:06}"
+        metadata = {"change_origin": origin, "commit_number": commit, "change_type": header["changeType"]}
+        return [
+            Change(
+                identity=f"{key}:{number}:{id}",
+                operation=operation,
+                object=self.fields.object,
+                primary_key={"Id": id},
+                before=None,
+                after=None if after is None else {"Id": id, **after},
+                timestamp=moment,
+                sequence=sequence,
+                changed_fields=names,
+                partial=partial,
+                actor=user or None,
+                own=own,
+                transaction=key,
+                api_version=self._api_version,
+                metadata=metadata,
+                not_current=absent,
             )
-        for field in (*nulled, *changed):
-            for column in fields.columns(field):
-                row.setdefault(column, None)
-        for field in nulled:
-            for column in fields.columns(field):
-                row[column] = None
-        return [change(id, {"Id": id, **row}, True, names) for id in ids]
-    # All that is not there has no value.
-    seen = {column for field in schema.fields for column in fields.columns(field)}
-    whole = {**dict.fromkeys(column for column in fields.types if column in seen), **row}
-    return [change(id, {"Id": id, **whole}) for id in ids]
+            for id in header["recordIds"]
+        ]
 
 
-__all__ = ["DecodingError", "Unread", "entity_of", "read"]
+__all__ = ["DecodingError", "EventReader", "RefetchNeeded", "entity_of"]

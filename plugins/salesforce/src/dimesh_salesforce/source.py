@@ -1,87 +1,81 @@
 """The Salesforce source: changes from the Pub/Sub API, rows by queries and Bulk API jobs.
 
-A position is a replay id: opaque, good for 72 hours, and read again from *after* it. Of a topic on which nothing happens the
-empty answers bring newer ones, so that a position does not grow old. The position of now is what the first answer to a new
-subscription says, which on a quiet topic may take some minutes: nothing else tells that the subscription is active.
+A position is a replay id: opaque, valid for 72 hours, and a stream resumes *after* it. On a quiet topic the keep-alive
+answers bring newer replay ids, so that a position does not grow old. The current position is what the first answer to a
+new subscription brings, which on a quiet topic may take some minutes: nothing else shows that the subscription is
+active.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import re
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-import httpx
 import msgspec
+from msgspec import structs
 
 from dimesh.capabilities import Capabilities, Capability
 from dimesh.clock import Clock
+from dimesh.contact import report_delivered
 from dimesh.errors import (
-    CDCError,
-    CredentialsError,
     SourceObjectError,
     SourcePositionLostError,
     SourceUnavailableError,
 )
-from dimesh.spi.budget import Urgency
+from dimesh.sourcekit.budget import Priority
+from dimesh.sourcekit.http import SourceClient
+from dimesh.sourcekit.positions import PositionCodec
 from dimesh.spi.cdc import Change, ChangeBatch, CheckResult, Gap, Operation
 from dimesh_salesforce import api
-from dimesh_salesforce.client import Client
+from dimesh_salesforce.changes import Changes, PendingEvent, delete_found, row_change
+from dimesh_salesforce.checks import check
+from dimesh_salesforce.client import Client, make_http
 from dimesh_salesforce.credentials import Credentials
-from dimesh_salesforce.events import Unread, entity_of, read
-from dimesh_salesforce.fields import Fields, time_of
-from dimesh_salesforce.limits import Limits, shown
+from dimesh_salesforce.deletes import Deletes
+from dimesh_salesforce.descriptions import Descriptions
+from dimesh_salesforce.fields import Fields
+from dimesh_salesforce.limits import Limits, usage
+from dimesh_salesforce.lookups import Lookups
+from dimesh_salesforce.objects import is_polled, topic_of
 from dimesh_salesforce.options import SalesforceOptions
+from dimesh_salesforce.polling import Polling, relist_interval
+from dimesh_salesforce.relations import Question, Relations
 from dimesh_salesforce.rows import Place, Row, Rows
-from dimesh_salesforce.schemas import DecodingError, Schemas
+from dimesh_salesforce.schemas import Schemas
 from dimesh_salesforce.streaming import Streaming
 
-_OBJECT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
-_ASK_AT_ONCE: Final = 8
-_BIN: Final = timedelta(days=14, hours=23)
-"""How far back deletes are asked for: Salesforce takes no time before its 15 days."""
-_AHEAD: Final = timedelta(minutes=5)
-"""By how much our clock may be behind."""
-_UNTOLD: Final = ("SystemModstamp", "IsDeleted")
-"""Fields of rows that events leave out: kept, they would be out of date."""
+log = logging.getLogger("dimesh.cdc.salesforce")
 
-
-class Told(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """An event that came with a position, and is to be handed out first."""
-
-    schema_id: str
-    payload: bytes
-    replay_id: bytes
+_TRANSIT: Final = 1.0
+"""The number of seconds that an answer may be under way. An empty answer means that there was no event when it was sent."""
 
 
 class StreamPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """Where a stream stands."""
+    """The position of a stream."""
 
     replay_id: bytes
-    first: list[Told] = []
+    first: list[PendingEvent] = []
+    types: str = ""
+    """A digest of the types of the object's fields."""
 
 
 class SnapshotPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """Where a snapshot stands: a channel's objects are read one after the other."""
+    """The position of a snapshot. The objects of a channel are read one after the other."""
 
     number: int
     place: Place
 
 
-_encode = msgspec.json.Encoder().encode
-_decode_stream = msgspec.json.Decoder(StreamPosition).decode
-_decode_snapshot = msgspec.json.Decoder(SnapshotPosition).decode
-_encode_row = msgspec.json.Encoder(order="deterministic").encode
+STREAM_POSITIONS: Final = PositionCodec(StreamPosition, "Salesforce")
+SNAPSHOT_POSITIONS: Final = PositionCodec(SnapshotPosition, "Salesforce")
 
 
 class SalesforceSource:
-    """See :class:`dimesh.spi.cdc.CDCSource`. An object is named by its API name; a channel by its topic."""
+    """Reads one org; see :class:`dimesh.spi.cdc.CDCSource`. An object has its API name as its name, a channel its topic."""
 
     system = "salesforce"
     capabilities = Capabilities(
@@ -91,83 +85,73 @@ class SalesforceSource:
     def __init__(self, options: SalesforceOptions, clock: Clock) -> None:
         self.options = options
         self._clock = clock
-        self._http: httpx.AsyncClient | None = None
-        self._fields: dict[str, Fields] = {}
-        self._described: set[str] = set()
-        """Ids of schemas for which the fields were looked up."""
+        self._http: SourceClient | None = None
+        self._descriptions = Descriptions(self._describe)
+        self._fields_of = self._descriptions.get
+        self._types: dict[str, str] = {}
+        """The digests of the types in the positions of the open streams, by object: each change up to them was reported."""
+        self._answers: dict[tuple[str, bytes], list[Question]] = {}
+        """The questions whose answers were returned, by object and position."""
         self._gaps: dict[tuple[str, bytes], str] = {}
-        """Gaps that were handed out, by object and the position after them."""
-        self._repaired: deque[str] = deque(maxlen=1_000)
-        """Gaps that are on the bus: one that comes again, after a reconnect, needs no second repair."""
+        """The names of the gaps that were returned, by object and the position after the gap."""
 
     async def open(self) -> None:
-        """See the SPI."""
+        """Connect, and request an access token."""
         await self.close()
-        self._http = httpx.AsyncClient(follow_redirects=False)
+        self._http = make_http(self.options, self._clock)
         self._credentials = Credentials(self.options, self._clock, self._http)
-        self._client = Client(self.options, self._clock, self._http, self._credentials)
+        self._client = Client(self.options, self._http, self._credentials)
         self._rows = Rows(self.options, self._clock, self._client)
+        self._deletes = Deletes(self._client, self._rows)
+        self._lookups = Lookups(self._rows, self._deletes, self._clock, self.options.read_lag)
+        self._relations = Relations(self._rows, self._clock, self.options.read_lag, self._fields_of)
+        self._polling = Polling(
+            self.options, self._clock, self._client, self._rows, self._lookups, self._fields_of
+        )
         self._limits = Limits(self._client, self._clock)
         self.streaming = Streaming(self.options, self._clock, self._credentials)
         self._schemas = Schemas(self.streaming.schema)
+        self._changes = Changes(
+            self.options,
+            self._clock,
+            self._credentials,
+            self._schemas,
+            self._fields_of,
+            self._lookups,
+            self._relations,
+        )
         try:
+            await self._http.open()
             await self._credentials.session()
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """See the SPI."""
+        """Close the connections; may be called twice."""
         http, self._http = self._http, None
         if http is not None:
             await self._limits.close()
             await self.streaming.close()
-            await http.aclose()
-            self._client.budget.close()
+            await http.close()
 
     async def check(self) -> CheckResult:
-        """Which objects tell their changes, and what stands in the way of the others."""
-        problems: list[str] = []
-        found: dict[str, str] = {}
-        try:
-            listed = await self._client.get(
-                self._client.path("sobjects"), {}, Urgency.CHECK, "the list of objects"
-            )
-        except (CDCError, OSError) as error:
-            return CheckResult(False, {}, [str(error)])
-        names = {entry["name"] for entry in listed["sobjects"]}
-        able = [
-            entry["name"]
-            for entry in listed["sobjects"]
-            if entry.get("queryable") and _event_name(entry["name"]) in names
-        ]
-        gate = asyncio.Semaphore(_ASK_AT_ONCE)
-
-        async def look(name: str) -> None:
-            async with gate:
-                try:
-                    info = await self.streaming.topic(_topic(name))
-                    found[name] = "" if info.can_subscribe else "the user may not subscribe to its changes"
-                except (SourceObjectError, SourceUnavailableError) as error:
-                    found[name] = str(error)
-
-        try:
-            await asyncio.gather(*(look(name) for name in [*able, *self.options.channels]))
-        except CredentialsError as error:
-            problems.append(str(error))
-        return CheckResult(not problems, dict(sorted(found.items())), problems)
+        """Check which objects can be captured, and what prevents the capture of the others."""
+        return await check(self._client, self.streaming, self.options.channels)
 
     def account(self) -> dict[str, Any]:
-        """What of the org's allowances is used: API requests of the day, and events delivered in 24 hours."""
+        """Return how much of the org's quotas is used: API requests of the day, and events delivered in 24 hours."""
         used = self._client.used if self._http is not None else None
+        budget = self._client.budget if self._http is not None else None
         return {
-            "requests": self._client.budget.spent if self._http is not None else 0,
-            "requests_refused": self._client.budget.refused if self._http is not None else 0,
-            "requests_a_second": round(self._client.budget.rate, 2) if self._http is not None else None,
-            "requests_at_once": self._client.budget.concurrency if self._http is not None else None,
+            "requests": budget.requests if budget is not None else 0,
+            "requests_refused": budget.refused if budget is not None else 0,
+            "requests_a_second": round(budget.rate, 2) if budget is not None else None,
+            "requests_at_once": budget.concurrency if budget is not None else None,
+            "budget_used": round(budget.used, 4) if budget is not None else None,
             "api_requests": used[0] if used else None,
             "api_requests_of_a_day": used[1] if used else None,
-            **shown(
+            **usage(
                 self._limits if self._http is not None else None,
                 self.streaming.deliveries.of_a_day if self._http is not None else 0,
                 self.options.allocation,
@@ -176,171 +160,246 @@ class SalesforceSource:
         }
 
     async def schema(self, object: str) -> dict[str, Any] | None:
-        """A JSON Schema of an object's rows; None for a channel."""
-        if object in self.options.channels:
-            return None
-        return (await self._described_as(object, anew=True)).schema()
+        """Return a JSON Schema of an object's rows; None for a channel."""
+        # The objects of a channel are described again, too: that shows types that were converted.
+        found = [await self._fields_of(name, refresh=True) for name in self._names(object)]
+        return None if object in self.options.channels else found[0].schema()
 
     # -- the stream --------------------------------------------------------------------------------
 
     async def position(self, object: str) -> bytes:
-        """See the SPI. May take as long as Salesforce's signs of life are apart: minutes, where nothing happens."""
-        await self._known(object)
-        answers = self.streaming.subscribe(_topic(object), api.LATEST, ask=1)
+        """Return the current position. On a quiet object this takes up to Salesforce's keep-alive interval: minutes."""
+        types = await self._known_types(object)
+        if is_polled(object):
+            return await self._polling.position(await self._fields_of(object))
+        answers = self.streaming.subscribe(topic_of(object), api.LATEST, ask=1)
         async with aclosing(cast(Any, answers)) as opened:
             async for response in opened:
-                told = [
-                    Told(event.event.schema_id, event.event.payload, event.replay_id)
-                    for event in response.events
-                ]
-                # What comes with the first answer is of now: a stream from its replay id would begin after it.
-                return _encode(
-                    StreamPosition(told[-1].replay_id if told else response.latest_replay_id, told)
-                )
-        raise SourceUnavailableError(f"the stream of {object} ended before it said where it is")
+                events = _pending(response)
+                # Events in the first answer belong to the present: a stream from their replay ids would begin after them.
+                replay_id = events[-1].replay_id if events else response.latest_replay_id
+                return STREAM_POSITIONS.encode(StreamPosition(replay_id, events, types))
+        raise SourceUnavailableError(f"the stream of {object} ended before it reported its position")
 
     async def stream(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
-        """See the SPI."""
-        try:
-            at = _decode_stream(position)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise SourcePositionLostError(
-                f"the position of {object} is none of the Salesforce source's"
-            ) from error
-        await self._known(object)
-        async for batch in self._batches(object, at.first):
-            yield batch
+        """Yield the changes after a position; see the SPI."""
+        if is_polled(object):
+            async for batch in self._polling.stream(await self._fields_of(object), position):
+                yield batch
+            return
+        at = STREAM_POSITIONS.decode(position, object)
+        names = self._names(object)
+        types = self._types[object] = await self._known_types(object)
+        if at.types and at.types != types and not self._descriptions.are_read(names):
+            causes = self._descriptions.take_converted(names)
+            cause = "; ".join(causes) or "the fields of the object changed while it was not captured"
+            position = _with_types(position, object, types)
+            yield ChangeBatch([Gap(object, cause)], position)
+        self._relations.follow(object, names)
+        async for batch, gap in self._all_batches(object, at, position):
+            # While children of deleted rows are compared, a crash must repeat the deletes.
+            if self._relations.holds(object):
+                position = _with_types(position, object, self._types[object])
+            else:
+                position = batch.position
+            if gap:
+                self._gaps[object, position] = gap
+            yield replace(batch, position=position)
+            async for repair in self._children(object, position):
+                yield repair
+
+    async def _all_batches(
+        self, object: str, at: StreamPosition, position: bytes
+    ) -> AsyncIterator[tuple[ChangeBatch, str]]:
+        """Yield the batches of a stream, and the name of the gap in each."""
+        async for found in self._batches(object, at.first, position):
+            yield found
         live = datetime.fromtimestamp(self._clock.time(), UTC)
-        answers = self.streaming.subscribe(_topic(object), api.CUSTOM, at.replay_id)
+        answers = self.streaming.subscribe(topic_of(object), api.CUSTOM, at.replay_id)
+        busy = 0.0
         async with aclosing(cast(Any, answers)) as opened:
             async for response in opened:
-                came = datetime.fromtimestamp(self._clock.time(), UTC)
-                self._limits.look()
+                began = self._clock.monotonic()
+                arrived = datetime.fromtimestamp(self._clock.time(), UTC)
+                self._limits.refresh()
+                causes = self._reread(object)
+                self._types[object] = self._descriptions.digest(self._names(object))
+                if causes:
+                    # A stream that is opened at the position after the gap must not report the same types again.
+                    position = _with_types(position, object, self._types[object])
+                    yield ChangeBatch([Gap(object, "; ".join(causes))], position), ""
+                async for found in self._batches(object, _pending(response), position, live, arrived):
+                    yield found
+                last = response.events[-1].replay_id if response.events else response.latest_replay_id
+                position = self._mark(object, last)
                 if not response.events:
-                    yield ChangeBatch((), _encode(StreamPosition(response.latest_replay_id)))
-                    continue
-                told = [
-                    Told(event.event.schema_id, event.event.payload, event.replay_id)
-                    for event in response.events
-                ]
-                async for batch in self._batches(object, told, live, came):
-                    yield batch
+                    yield ChangeBatch((), position), ""
+                    # The answer may have waited while the batch before it was published.
+                    report_delivered(arrived.timestamp() - _TRANSIT - busy)
+                busy = self._clock.monotonic() - began
+
+    def _reread(self, object: str) -> list[str]:
+        """Return the reasons to read the rows of a stream again."""
+        names = self._names(object)
+        causes = self._descriptions.take_converted(names)
+        for name in self._relations.reread.intersection(names):
+            self._relations.reread.discard(name)
+            causes.append(f"children in {name} of deleted rows could not be compared")
+        return causes
+
+    async def _children(self, object: str, position: bytes) -> AsyncIterator[ChangeBatch]:
+        """Yield the rows that changed since their parents were deleted or merged."""
+        for question in self._relations.due(object):
+            question.answered = True
+            answer = await self._relations.answer(question)
+            cause = f"rows of {question.parent.object} were deleted or merged: their children in {question.child} change"
+            fields = await self._fields_of(question.child)
+            repair = [self._row(fields, row) for row in answer.rows]
+            new = [id for id in answer.deleted if id not in self._changes.told_deletes]
+            repair += [delete_found(question.child, {"Id": id}, "with its parent", self._clock) for id in new]
+            self._answers.setdefault((object, position), []).append(question)
+            if answer.too_many:
+                yield ChangeBatch([Gap(object, cause)], position)
+            elif repair:
+                yield ChangeBatch([Gap(object, cause, resnapshot=False, repair=repair)], position)
+            else:
+                yield ChangeBatch((), position)
 
     async def _batches(
         self,
         object: str,
-        events: Sequence[Told],
+        events: Sequence[PendingEvent],
+        last: bytes,
         live: datetime | None = None,
-        came: datetime | None = None,
-    ) -> AsyncIterator[ChangeBatch]:
-        """Changes together, and each gap by itself: what comes after it is published after its repair began.
+        arrived: datetime | None = None,
+    ) -> AsyncIterator[tuple[ChangeBatch, str]]:
+        """Yield changes together, and each gap alone with its name: changes after a gap are published once its repair has begun.
 
-        What changed after we listened (``live``) was held back by Salesforce until it came; what changed before waited for us.
+        Salesforce held back a change that happened after the subscription (at ``live``) until it arrived; an earlier
+        change waited for us.
         """
-        changes: list[Change | Gap] = []
-        last = b""
+        changes: list[Change] = []
         for event in events:
-            name, read = await self._read(object, event)
+            name, read = await self._changes.read(object, event)
             for found in read:
                 if isinstance(found, Gap):
                     if changes:
-                        yield ChangeBatch(changes, _encode(StreamPosition(last)))
+                        yield await self._batch(changes, last), ""
                         changes = []
-                    position = _encode(StreamPosition(event.replay_id))
-                    self._gaps[object, position] = name
-                    yield ChangeBatch([found], position)
+                    last = self._mark(object, event.replay_id)
+                    yield ChangeBatch([found], last), name
                 else:
                     held = live is not None and found.timestamp >= live
-                    changes.append(replace(found, visible=came) if held else found)
-            last = event.replay_id
+                    changes.append(replace(found, visible=arrived) if held else found)
+            last = self._mark(object, event.replay_id)
         if changes:
-            yield ChangeBatch(changes, _encode(StreamPosition(last)))
+            yield await self._batch(changes, last), ""
 
-    async def _read(self, object: str, event: Told) -> tuple[str, Sequence[Change | Gap]]:
-        """What an event tells, and a name for it that stays the same."""
-        identity = event.replay_id.hex()
-        if identity in self._repaired:
-            return identity, ()
-        try:
-            schema = await self._schemas.get(event.schema_id)
-            decoded = schema.decode(event.payload)
-            name = entity_of(decoded)
-            fields = await self._described_as(name)
-            if schema.id not in self._described:
-                self._described.add(schema.id)
-                if any(field not in fields.known for field in schema.fields):
-                    fields = await self._described_as(name, anew=True)
-            found = read(schema, decoded, fields, self._is_own, self.options.api_version)
-        except DecodingError as error:
-            now = datetime.fromtimestamp(self._clock.time(), UTC)
-            return identity, [Gap(object, str(error), until=now)]
-        if isinstance(found, Unread):
-            return identity, await self._fetched(fields, found)
-        return identity, found if isinstance(found, list) else [found]
+    async def _batch(self, changes: Sequence[Change], position: bytes) -> ChangeBatch:
+        if self.options.read_derived:
+            for name in dict.fromkeys(change.object for change in changes if change.not_current):
+                changes = await self._lookups.refresh(await self._fields_of(name), changes)
+        return ChangeBatch(changes, position)
 
-    async def _fetched(self, fields: Fields, unread: Unread) -> Sequence[Change | Gap]:
-        """Changes whose rows are as they are now."""
-        ids = list(dict.fromkeys(change.primary_key["Id"] for change in unread.changes))
-        rows = await self._rows.some(fields, ids)
-        now = datetime.fromtimestamp(self._clock.time(), UTC)
-        changes: list[Change] = []
-        for change in unread.changes:
-            row = rows.get(change.primary_key["Id"])
-            if row is None:
-                changes.append(replace(change, operation=Operation.DELETE, after=None))
-            else:
-                gone = change.operation is Operation.DELETE  # and is back again
-                operation = Operation.UNDELETE if gone else change.operation
-                changes.append(replace(change, operation=operation, after=_told(row), as_of=now))
-        if not unread.is_gap:
-            return changes
-        moment = unread.changes[0].timestamp if unread.changes else None
-        return [Gap(fields.object, unread.cause, moment, moment, resnapshot=False, repair=changes)]
+    def _mark(self, object: str, replay_id: bytes) -> bytes:
+        return STREAM_POSITIONS.encode(StreamPosition(replay_id, [], self._types[object]))
 
-    def _is_own(self, user: str, origin: str) -> bool:
-        session = self._credentials.current
-        own = {id[:15] for id in (*self.options.own_users, session.user if session else "") if id}
-        return user[:15] in own or any(text in origin for text in self.options.own_origins)
+    async def _known_types(self, object: str) -> str:
+        """Return a digest of the types of all fields in a stream."""
+        self._check_name(object)
+        for name in self._names(object):
+            await self._fields_of(name)
+        return self._descriptions.digest(self._names(object))
+
+    def _names(self, object: str) -> Sequence[str]:
+        return self.options.channels.get(object) or [object]
 
     # -- snapshots ---------------------------------------------------------------------------------
 
     async def snapshot(self, object: str, resume: bytes | None) -> AsyncIterator[ChangeBatch]:
-        """See the SPI."""
-        names = self.options.channels.get(object) or [object]
-        at = _decode_snapshot(resume) if resume else None
+        """Yield the current rows; see the SPI."""
+        names = self._names(object)
+        at = SNAPSHOT_POSITIONS.decode(resume, object) if resume else None
         for number in range(at.number if at is not None else 0, len(names)):
-            fields = await self._described_as(names[number], anew=True)
             place = at.place if at is not None and at.number == number else None
             if place is not None and place.done:
                 continue
-            async for rows, after in self._rows.read(fields, place):
+            if place is None:
+                fields = await self._descriptions.begin_reading(names[number])
+            else:
+                fields = await self._fields_of(names[number], refresh=True)
+            read = self._polling.by_parent if fields.by_parent else self._rows.read
+            async for rows, after in read(fields, place):
                 yield ChangeBatch(
                     [self._row(fields, row) for row in rows],
-                    _encode(SnapshotPosition(number, after)),
+                    SNAPSHOT_POSITIONS.encode(SnapshotPosition(number, after)),
                     after.total if len(names) == 1 else None,
                 )
 
     def _row(self, fields: Fields, read: Row) -> Change:
-        row = _told(read)
-        content = hashlib.blake2b(_encode_row(row), digest_size=10).hexdigest()
-        moment = time_of(read.get("SystemModstamp")) or datetime.fromtimestamp(self._clock.time(), UTC)
-        return Change(
-            identity=f"{row['Id']}:{content}",
-            operation=Operation.SNAPSHOT,
-            object=fields.object,
-            primary_key={"Id": row["Id"]},
-            before=None,
-            after=row,
-            timestamp=moment,
-            api_version=self.options.api_version,
-        )
+        return row_change(fields, read, self.options, self._clock)
 
-    async def deleted(self, object: str) -> AsyncIterator[ChangeBatch]:
-        """See :class:`dimesh.spi.cdc.DeletionLog`: of about 15 days."""
-        now = datetime.fromtimestamp(self._clock.time(), UTC)
-        since = now - _BIN
-        for name in self.options.channels.get(object) or [object]:
-            gone = await self._rows.deleted(name, since, now + _AHEAD)
+    def relist_interval(self, object: str) -> float | None:
+        """Return the interval at which all rows are listed again; see :class:`dimesh.spi.cdc.Relists`."""
+        return relist_interval(object, self.options)
+
+    changed_at = "LastModifiedDate"
+
+    @property
+    def feed_lag(self) -> float:
+        """The option of this name."""
+        return self.options.feed_lag
+
+    async def rows_after(
+        self, object: str, key: Mapping[str, Any] | None, limit: int
+    ) -> Sequence[Change] | None:
+        """Return rows in the order of their ids; see :class:`dimesh.spi.cdc.SamplesRows`."""
+        if object in self.options.channels:
+            return None  # it has no rows of its own
+        fields = await self._fields_of(object)
+        if fields.by_parent:
+            return None
+        rows = await self._rows.after(fields, str(key["Id"]) if key is not None else None, limit)
+        return [self._row(fields, row) for row in rows] if rows is not None else None
+
+    async def not_current(self, object: str) -> Mapping[str, str]:
+        """Return the fields that the schema of the object's events lacks; see :class:`dimesh.spi.cdc.LeavesOutFields`."""
+        if object in self.options.channels or is_polled(object):
+            return {}
+        fields = await self._fields_of(object)
+        topic = await self.streaming.topic(topic_of(object))
+        schema = await self._schemas.get(topic.schema_id)
+        told = {column for field in schema.fields for column in fields.columns(field)} - fields.contact_half
+        return {
+            name: "change events leave it out" for name in fields.types if name not in told and name != "Id"
+        }
+
+    @property
+    def read_lag(self) -> float:
+        """The option of this name."""
+        return self.options.read_lag
+
+    async def read_rows(self, object: str, keys: Sequence[Mapping[str, Any]]) -> Sequence[Change | None]:
+        """Return the current rows; see :class:`dimesh.spi.cdc.ReadsRows`."""
+        fields = await self._fields_of(object)
+        polled = await self._polling.read_rows(fields, keys)
+        if polled is not None:
+            return polled
+        ids = [str(key["Id"]) for key in keys]
+        found = await self._lookups.find(fields, ids)
+        return [
+            self._row(fields, found.rows[id])
+            if id in found.rows
+            else delete_found(object, {"Id": id}, "deleted", self._clock)
+            if id in found.deleted
+            else None
+            for id in ids
+        ]
+
+    async def deleted(self, object: str, since: datetime | None) -> AsyncIterator[ChangeBatch]:
+        """Yield the deletes of about the last 15 days; see :class:`dimesh.spi.cdc.DeletionLog`."""
+        for name in self._names(object):
+            log = await self._deletes.all_of(await self._fields_of(name))
             yield ChangeBatch(
                 [
                     Change(
@@ -353,48 +412,45 @@ class SalesforceSource:
                         timestamp=when or datetime.fromtimestamp(self._clock.time(), UTC),
                         api_version=self.options.api_version,
                     )
-                    for id, when in gone.items()
+                    for id, when in log.rows.items()
                 ],
                 b"",
             )
+            if not log.covers(since):
+                kept = "does not exist" if log.since is None else f"begins at {log.since.isoformat()}"
+                raise SourcePositionLostError(
+                    f"Salesforce's log of the deletes of {name} {kept}: earlier deletes are not known"
+                )
 
     async def acknowledge(self, object: str, position: bytes) -> None:
-        """See the SPI: a gap that is said need not be said again."""
+        """Remember a gap that was published, so that it is not reported twice."""
+        for question in self._answers.pop((object, position), ()):
+            self._relations.finish(question)
         name = self._gaps.pop((object, position), None)
         if name is not None:
-            self._repaired.append(name)
+            self._changes.repaired.append(name)
 
     # -- objects -----------------------------------------------------------------------------------
 
-    async def _known(self, object: str) -> None:
-        """Raise unless the object can be captured."""
-        if object in self.options.channels:
-            return
-        if object.startswith("/data/"):
+    async def _describe(self, object: str) -> Fields:
+        return await self._rows.describe(object, Priority.STREAM)
+
+    def _check_name(self, object: str) -> None:
+        """Raise unless the object may have that name."""
+        if object.startswith("/data/") and object not in self.options.channels:
             raise SourceObjectError(
-                f"say in the option channels which objects {object!r:.80} has, for its snapshot: "
+                f"list the objects of {object!r:.80} in the option channels, for its snapshot: "
                 f'channels = {{"{object:.80}" = ["Account", …]}}'
             )
-        await self._described_as(object)
-
-    async def _described_as(self, object: str, anew: bool = False) -> Fields:
-        if not _OBJECT.fullmatch(object):
-            raise SourceObjectError(
-                f"{object!r:.80} is no API name of an object, such as Account or Invoice__c"
-            )
-        found = self._fields.get(object)
-        if found is None or anew:
-            found = self._fields[object] = await self._rows.describe(object, Urgency.STREAM)
-        return found
 
 
-def _told(row: Row) -> Row:
-    return {name: value for name, value in row.items() if name not in _UNTOLD}
+def _pending(response: Any) -> list[PendingEvent]:
+    return [
+        PendingEvent(event.event.schema_id, event.event.payload, event.replay_id) for event in response.events
+    ]
 
 
-def _event_name(object: str) -> str:
-    return f"{object[:-3]}__ChangeEvent" if object.endswith("__c") else f"{object}ChangeEvent"
-
-
-def _topic(object: str) -> str:
-    return object if object.startswith("/data/") else f"/data/{_event_name(object)}"
+def _with_types(position: bytes, object: str, types: str) -> bytes:
+    """Return the position in a stream with another digest of types."""
+    at = STREAM_POSITIONS.decode(position, object)
+    return position if at.types == types else STREAM_POSITIONS.encode(structs.replace(at, types=types))

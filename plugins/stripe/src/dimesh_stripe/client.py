@@ -1,12 +1,9 @@
-"""Requests to Stripe, tried again where that helps, within the account's budget."""
+"""Requests to Stripe: which credentials go with them, and what its answers mean."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
-from typing import Any, Final
-
-import httpx
+from typing import Any
 
 from dimesh.clock import Clock
 from dimesh.errors import (
@@ -16,144 +13,140 @@ from dimesh.errors import (
     SourcePositionLostError,
     SourceUnavailableError,
 )
-from dimesh.spi.budget import Budget, Urgency
+from dimesh.sourcekit.addresses import Origin
+from dimesh.sourcekit.budget import Priority, RateLimiter
+from dimesh.sourcekit.http import Answer, Retry, SourceClient, seconds
 from dimesh_stripe.options import StripeOptions
-
-_MOST_BYTES: Final = 64 * 1024 * 1024
 
 
 class CursorGoneError(CDCError):
-    """The row that a page was to begin after is no longer there."""
+    """The row after which a page was to begin no longer exists."""
 
 
 class MissingError(SourceObjectError):
-    """What was asked for is not there."""
-
-
-class _TruncatedError(Exception):
-    """A page that cannot be all of the answer: whoever took it for the last one would leave out the rest."""
+    """The object that was asked for does not exist."""
 
 
 class Client:
-    """Reads from one account."""
+    """Reads from one account.
 
-    def __init__(self, options: StripeOptions, clock: Clock) -> None:
+    Args:
+        options: the options.
+        clock: time.
+        budget: the name of the budget of requests, beside the key.
+    """
+
+    def __init__(self, options: StripeOptions, clock: Clock, budget: str | None = None) -> None:
+        account = f"stripe|{options.url}|{options.api_key.reveal()}|{budget}"
+        self.budget = RateLimiter.shared(account, options.rate, clock, options.ledger, options.concurrency)
+        self._origin = Origin.parse(options.url)
+        self._http = SourceClient("Stripe", options, clock, self.budget)
         self._options = options
-        self._clock = clock
-        self._http: httpx.AsyncClient | None = None
-        account = f"stripe|{options.url}|{options.api_key}|{options.account}"
-        self.budget = Budget.of(account, options.rate, clock, options.ledger, options.concurrency)
 
     async def open(self) -> None:
         """Make the connection pool."""
-        headers = {
-            "authorization": f"Bearer {self._options.api_key}",
-            "stripe-version": self._options.api_version,
-        }
-        if self._options.account is not None:
-            headers["stripe-account"] = self._options.account
-        self._http = httpx.AsyncClient(
-            base_url=self._options.url, headers=headers, timeout=self._options.timeout, follow_redirects=False
-        )
+        await self._http.open()
 
     async def close(self) -> None:
-        """Close it; may be called twice."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
-        self.budget.close()
+        """Close the connection pool; may be called twice."""
+        await self._http.close()
+
+    def time(self) -> float:
+        """Return the time by Stripe's clock; see :meth:`dimesh.sourcekit.http.SourceClient.system_time`."""
+        return self._http.system_time()
+
+    def path(self, address: str) -> str:
+        """Return the path of an address that an answer names.
+
+        Raises:
+            ForeignAddressError: the address is not one of this API.
+        """
+        return self._origin.path(address)
 
     async def get(
         self,
-        path: str,
+        address: str,
         params: Mapping[str, Any],
-        urgency: Urgency,
+        priority: Priority,
         about: str,
         headers: Mapping[str, str] | None = None,
         retry_for: float | None = None,
     ) -> dict[str, Any]:
-        """The answer to a GET.
+        """Return the answer to a GET.
 
         Args:
-            path: with ``/v1/`` or ``/v2/``; one that has a query already gets no ``params``.
-            params: of the query.
-            urgency: who goes first.
+            address: a path with ``/v1/`` or ``/v2/``, or an address that an answer named.
+            params: the query; empty if ``address`` has one.
+            priority: which request goes first.
             about: the object that is read, for errors.
-            headers: more of them.
+            headers: more headers.
             retry_for: seconds; None: as the options say.
 
         Raises:
-            CredentialsError: the key is refused.
+            CredentialsError: Stripe refuses the key.
             SourceObjectError: the key may not read this, or the account does not have it.
-            MissingError: it is not there.
-            SourcePositionLostError: an event that was named has aged out, or never was.
-            CursorGoneError: a row that was named is gone.
-            SourceUnavailableError: it failed for that long.
+            MissingError: the object does not exist.
+            SourcePositionLostError: an event that the request names has aged out, or never existed.
+            CursorGoneError: a row that the request names is gone.
+            SourceUnavailableError: all attempts failed, or an answer names an address outside this API.
         """
-        end = self._clock.monotonic() + (self._options.retry_for if retry_for is None else retry_for)
-        wait = 0.25
-        while True:
-            again: float | None = None
-            try:
-                async with self.budget.request(urgency):
-                    assert self._http is not None, "not open"
-                    answer = await self._http.get(path, params=dict(params) or None, headers=headers)
-                if len(answer.content) > _MOST_BYTES:
-                    raise SourceUnavailableError(
-                        f"Stripe answered {about} with {len(answer.content):,} bytes"
-                    )
-                if answer.status_code == 200:
-                    found = answer.json()
-                    if not isinstance(found, dict):
-                        raise ValueError("no object")
-                    if found.get("has_more") and not found.get("data", True):
-                        raise _TruncatedError("a page without rows that says that there are more")
-                    self.budget.fine()
-                    return found
-                failure, again = self._failure(answer, about)
-                if failure is not None:
-                    raise failure
-                reason = f"HTTP {answer.status_code}: {_message(answer)}"
-            except (httpx.TransportError, httpx.DecodingError) as error:
-                reason = f"{type(error).__name__}: {error}"
-            except _TruncatedError as error:
-                reason = str(error)
-            except ValueError as error:
-                reason = f"an answer that is not JSON: {error}"[:200]
-            pause = max(wait * random.uniform(0.5, 1.5), again or 0.0)  # noqa: S311 - spreads retries
-            if self._clock.monotonic() + pause > end:
-                raise SourceUnavailableError(f"Stripe could not be read for {about}: {reason}")
-            await self._clock.sleep(pause)
-            wait = min(wait * 2, 10.0)
+        answer = await self._http.request(
+            "GET",
+            self._origin,
+            address,
+            priority,
+            about,
+            self._judge,
+            params=params,
+            headers={**self._headers(), **(headers or {})},
+            retry_for=retry_for,
+        )
+        found: dict[str, Any] = answer.json()
+        return found
 
-    def _failure(self, answer: httpx.Response, about: str) -> tuple[Exception | None, float | None]:
-        """The error to raise, or None: try again, after so many seconds."""
-        status = answer.status_code
-        error = _error(answer)
+    def _headers(self) -> dict[str, str]:
+        options = self._options
+        account = {"stripe-account": options.account} if options.account is not None else {}
+        key = options.api_key.reveal()
+        return {"authorization": f"Bearer {key}", "stripe-version": options.api_version, **account}
+
+    def _judge(self, answer: Answer, about: str) -> Retry | None:
+        if answer.status == 200:
+            found = answer.json()
+            if not isinstance(found, dict):
+                raise ValueError("it is not an object")
+            if found.get("has_more") and not found.get("data", True):
+                # A reader would take this page for the last one, and leave out the rest.
+                return Retry("a page without rows that says that there are more")
+            return None
+        status, error = answer.status, _error(answer)
         code, message = error.get("code"), _message(answer)
+        reason = f"HTTP {status}: {message}"
+        after = seconds(answer.headers.get("retry-after"))
         if status == 429 or code == "rate_limit":
-            after = _seconds(answer.headers.get("retry-after"))
             if code != "lock_timeout":
-                reason = answer.headers.get("stripe-rate-limited-reason", "")
-                self.budget.too_much(after, at_once=reason.endswith("-concurrency"))
-            return None, after
-        if answer.headers.get("stripe-should-retry") == "true" or status == 409 or status >= 500:
-            if answer.headers.get("stripe-should-retry") == "false":
-                return SourceUnavailableError(f"Stripe: {about}: {message}"), None
-            return None, _seconds(answer.headers.get("retry-after"))
+                limit = answer.headers.get("stripe-rate-limited-reason", "")
+                self.budget.throttled(after or None, at_once=limit.endswith("-concurrency"))
+            return Retry(reason, after)
+        should_retry = answer.headers.get("stripe-should-retry")
+        if should_retry == "true" or status == 409 or status >= 500:
+            if should_retry == "false":
+                raise SourceUnavailableError(f"Stripe: {about}: {message}")
+            return Retry(reason, after)
         if status == 401:
-            return CredentialsError(f"Stripe refused the key: {message}"), None
+            raise CredentialsError(f"Stripe refused the key: {message}")
         if status == 403:
-            return SourceObjectError(f"the key may not read {about}: {message}"), None
+            raise SourceObjectError(f"the key may not read {about}: {message}")
         if status == 400 and "aged out" in message:
-            return SourcePositionLostError(f"Stripe has forgotten the position of {about}: {message}"), None
+            raise SourcePositionLostError(f"Stripe has forgotten the position of {about}: {message}")
         if code == "resource_missing" and error.get("param") in ("starting_after", "ending_before"):
-            return CursorGoneError(message), None
-        kind = MissingError if code == "resource_missing" else SourceObjectError
-        return kind(f"{about} cannot be read: HTTP {status}: {message}"), None
+            raise CursorGoneError(message)
+        missing = status == 404 and code in ("resource_missing", "not_found")  # of v1 and v2
+        kind = MissingError if missing else SourceObjectError
+        raise kind(f"{about} cannot be read: HTTP {status}: {message}")
 
 
-def _error(answer: httpx.Response) -> Mapping[str, Any]:
+def _error(answer: Answer) -> Mapping[str, Any]:
     try:
         found = answer.json()["error"]
     except (ValueError, KeyError, TypeError):
@@ -161,12 +154,5 @@ def _error(answer: httpx.Response) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _message(answer: httpx.Response) -> str:
-    return " ".join(str(_error(answer).get("message") or answer.reason_phrase).split())[:400]
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return max(float(text), 0.0) if text is not None else None
-    except ValueError:
-        return None
+def _message(answer: Answer) -> str:
+    return " ".join(str(_error(answer).get("message") or answer.reason).split())[:400]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from dimesh import EventBus, SourceConnector
-from dimesh.spi.options import parse_options
+from dimesh.options import parse_options
+from dimesh_stripe.connected import make_source
 from dimesh_stripe.options import StripeOptions
-from dimesh_stripe.source import StripeSource
 
 
 class StripeCDCConnector(SourceConnector):
-    """Captures changes of a Stripe account; connects at its start.
+    """Captures changes of a Stripe account; connects when it is started.
 
     Args:
-        connector_id: names the connector and its positions.
-        event_bus: changes go to its topic ``cdc.stripe``.
+        connector_id: the name of the connector and of its positions.
+        event_bus: changes are published to its topic ``cdc.stripe``.
         pillar: the pillar that the changes belong to.
         api_key: a restricted key that may read events and the objects to capture.
         options: of the source (:class:`~dimesh_stripe.options.StripeOptions`) and of :class:`dimesh.CDCConnector`.
@@ -24,11 +24,11 @@ class StripeCDCConnector(SourceConnector):
     def __init__(
         self, connector_id: str, event_bus: EventBus, pillar: str = "", api_key: str = "", **options: Any
     ) -> None:
-        own = {name: options.pop(name) for name in self.OPTIONS if name in options}
-        parsed = parse_options(StripeOptions, {**options, "api_key": api_key}, "source 'stripe'")
-        self._stripe = StripeSource(parsed, own.get("clock") or event_bus.clock)
+        own, given = self.split_options(options)
+        parsed = parse_options(StripeOptions, {**given, "api_key": api_key}, "source 'stripe'")
+        self._stripe = make_source(parsed, own.get("clock") or event_bus.clock)
         super().__init__(connector_id, self._stripe, event_bus, pillar, **own)
 
     def hint(self, event_type: str) -> None:
-        """A webhook said that there is something new of this type: look at once."""
+        """Read the feed at once: a webhook reported an event of this type."""
         self._stripe.hint(event_type)

@@ -1,4 +1,4 @@
-"""What `dimesh demo` shows of this plugin: a live feed from the sandbox over HTTP, an agent that reacts to it, a gap."""
+"""The part of `dimesh demo` about Stripe: a live feed from the sandbox over HTTP, an agent that reacts to it, a gap."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _MONTH: Final = 31 * 86_400
 
 
 async def play(stage: Any) -> None:
-    """Customers come and change, an agent welcomes the new ones; then a month is missed.
+    """Show how customers are created and changed and an agent welcomes new ones; then a month is missed.
 
     Args:
-        stage: where it is shown: ``step``, ``table``, ``try_next`` and the path ``database``.
+        stage: the output of the demo: ``step``, ``table``, ``try_next`` and the path ``database``.
     """
     store = SqliteCDCStore(f"{stage.folder}/cdc.db", last_state=True)
     async with (
@@ -72,19 +72,19 @@ async def _play(stage: Any, stripe: StripeSandbox, bus: Any, store: SqliteCDCSto
     manager = await connect()
     await _until(lambda: len(seen) == 3)
     stage.step(
-        f"the three customers that were there came as a snapshot, over HTTP from {stripe.url}",
+        f"a snapshot brought the three existing customers, over HTTP from {stripe.url}",
         kinds() == ["cdc.snapshot"] * 3,
     )
     began = time.perf_counter()
     account.create("customer", {"name": "Barbara"})
     await _until(lambda: "Barbara" in at)
     took = f"{(at['Barbara'] - began) * 1000:.0f} ms, polled every 50 ms" if "Barbara" in at else ""
-    stage.step("a customer was made, and an agent welcomed her", "Barbara" in at, took)
+    stage.step("a customer was created, and an agent welcomed her", "Barbara" in at, took)
     account.update("customer", first[0]["id"], {"name": "Ada Lovelace"})
     await _until(lambda: len(seen) == 5)
     last = seen[-1].payload
     stage.step(
-        "an update says what was there before",
+        "an update has the row as it was before",
         last["before"]["name"] == "Ada" and last["after"]["name"] == "Ada Lovelace",
     )
     await manager.stop_all()
@@ -96,20 +96,20 @@ async def _play(stage: Any, stripe: StripeSandbox, bus: Any, store: SqliteCDCSto
     await _until(lambda: "cdc.repaired" in kinds())
     missed = seen[count:]
     stage.step(
-        "the mesh was off for a month: Stripe has forgotten what changed, and that is said",
+        "the mesh was off for a month: Stripe has forgotten the changes, and a gap is reported",
         missed[0].event_type.value == "cdc.gap" if missed else False,
     )
     gone = [e.payload["primary_key"]["id"] for e in missed if e.event_type.value == "cdc.delete"]
     names = {e.payload["after"]["name"] for e in missed if e.event_type.value == "cdc.snapshot"}
     stage.step(
-        "the customers were read again; the one that is gone is told as deleted",
+        "the customers were read again; the missing one is published as deleted",
         gone == [first[1]["id"]] and "Edsger Dijkstra" in names,
         missed[-1].payload["cause"] if missed else "",
     )
     stage.table(("event", "customer", "before", "after"), [_row(event) for event in seen])
     await manager.stop_all()
     stage.try_next(
-        f"dimesh --bus-path {stage.database} tail cdc.stripe", "the feed, with the gap and its repair"
+        f"dimesh --bus-path {stage.database} tail cdc.stripe --all", "the feed, with the gap and its repair"
     )
     stage.try_next(
         "dimesh sandbox stripe", "Stripe's API on this machine, with a page to change things by hand"
@@ -124,7 +124,7 @@ def _row(event: Event) -> tuple[str, str, str, str]:
 
 
 async def _until(true: Callable[[], bool], timeout: float = 30.0) -> None:
-    """Wait for it, or for the time to be over: the step that follows says which."""
+    """Wait until ``true()``, or until the time is over: the following step shows which."""
     end = time.monotonic() + timeout
-    while not true() and time.monotonic() < end:  # noqa: ASYNC110 - a demo may look
+    while not true() and time.monotonic() < end:  # noqa: ASYNC110 - a demo may poll
         await asyncio.sleep(0.005)

@@ -3,82 +3,80 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from dimesh.errors import ConfigurationError
-from dimesh.spi.options import Options
+from dimesh.secrets import Secret
+from dimesh.sourcekit.options import SourceOptions, check_origin
 
 API_VERSION: Final = "2026-06-24.dahlia"
 RETENTION: Final = 30 * 86_400.0
-"""Seconds that Stripe keeps events."""
+"""The number of seconds for which Stripe keeps events."""
+
+MAX_ACCOUNTS: Final = 200
+"""The largest number of connected accounts in one source: each has a feed of its own."""
 
 
-class StripeOptions(Options, frozen=True):
+class StripeOptions(SourceOptions, frozen=True, kw_only=True):
     """Options of the Stripe source. Times are seconds."""
 
-    api_key: str
+    api_key: Secret
     """``sk_…``, or better ``rk_…``: a restricted key that may read events and the objects to capture."""
     account: str | None = None
-    """``acct_…`` of a connected account; None: the key's own."""
+    """``acct_…``: a connected account; None: the key's own account."""
+    accounts: list[str] = []
+    """``acct_…``: several connected accounts, which are read as one source: ``account`` is then part of each primary key. They
+    share the budget of requests, and each has a feed of its own that is polled."""
     url: str = "https://api.stripe.com"
-    """Of the API; the sandbox's in tests."""
+    """The address of the API; in tests the address of the sandbox."""
     api_version: str = API_VERSION
-    """The shape of snapshots. Events have that of the account when they happened; each change says which."""
-    webhook_secrets: list[str] = []
-    """``whsec_…`` of the endpoint that `dimesh webhooks serve` takes webhooks for; both, while one is rotated."""
+    """The API version of snapshots. Events are in the version that the account had at the time; each change names its version."""
+    webhook_secrets: list[Secret] = []
+    """``whsec_…``: the signing secrets of the endpoint whose webhooks `dimesh webhooks serve` receives; both secrets while you
+    rotate them."""
     webhook_endpoint: str | None = None
-    """``we_…`` of the endpoint that wakes this source: when Stripe has disabled it, there is a gap event that says so. The key
-    needs the permission Webhook Endpoints: Read."""
-    webhook_look: float = 600.0
-    """How often it is asked whether that endpoint is enabled."""
+    """``we_…``: the endpoint that wakes this source. If Stripe has disabled it, a gap event reports that. The key needs the
+    permission Webhook Endpoints: Read."""
+    webhook_look: Annotated[float, Meta(ge=0.01, le=86_400)] = 600.0
+    """The interval at which the source checks that this endpoint is enabled."""
     own_writes: str | None = None
-    """How the idempotency keys of our own requests begin: what they changed is marked as our own write."""
-    poll: float = 5.0
-    """Between two looks at the feed, while no webhook hints at something."""
-    overlap: float = 120.0
-    """Events become visible late, and not in order: the feed is read again this far back."""
-    reread: float = 30.0
-    """How often it is read again that far."""
-    guard: float = 12 * 3_600.0
-    """A position that is within this time of Stripe's 30 days counts as lost, so that nothing ages out while it is read."""
-    rate: float = 20.0
-    """Requests a second of this account, at most; Stripe lets 100 pass in live mode and 25 in a sandbox."""
-    concurrency: int = 8
-    """Requests on their way at once, at most; a snapshot leaves one place to streams."""
-    ledger: str | None = None
-    """A file through which the processes of this machine share ``rate``; None: one in the user's cache folder; empty: each
-    process counts by itself."""
-    page: int = 100
-    timeout: float = 30.0
-    """Of one request."""
-    retry_for: float = 60.0
-    """How long a request that fails for a passing reason is tried again."""
+    """The prefix of the idempotency keys of your own requests: changes that they caused are marked as own writes."""
+    read_rows: bool = False
+    """Whether the row of each event is read again, in ``api_version`` and with the fields that events leave out. That costs a
+    request for each change, and the row is that of the moment of reading (``as_of``)."""
+    refresh: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 3_600.0
+    """The interval at which rows are listed again that change without events; 0: never, and rows that are not final are marked.
+    Listing takes at most a tenth of the time."""
+    refresh_days: Annotated[int, Meta(ge=1, le=3_650)] = 30
+    """The greatest age in days of rows that are listed again because they are not final; objects without events are listed
+    whole."""
+    poll: Annotated[float, Meta(ge=0.01, le=3_600)] = 5.0
+    """The interval at which the feed is polled while no webhook wakes the source."""
+    overlap: Annotated[float, Meta(ge=0, le=86_400)] = 120.0
+    """How far back the feed is read again: events become visible late and out of order."""
+    reread: Annotated[float, Meta(ge=0.01, le=3_600)] = 30.0
+    """The interval at which the overlap is read again."""
+    guard: Annotated[float, Meta(ge=0, le=29 * 86_400)] = 12 * 3_600.0
+    """A position this close to the end of Stripe's 30 days counts as lost, so that nothing ages out while it is read."""
+    rate: Annotated[float, Meta(ge=0.1, le=1_000)] = 20.0
+    """The highest number of requests per second to this account; Stripe allows 100 in live mode and 25 in a sandbox."""
+    page: Annotated[int, Meta(ge=1, le=100)] = 100
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[!-~]{8,255}", self.api_key):
-            raise _wrong("api_key does not look like a key of Stripe's")
-        if not re.match(r"https?://[^/\s]+$", self.url):
-            raise _wrong("url must be http(s)://host, without a path")
-        if self.account is not None and not self.account.startswith("acct_"):
-            raise _wrong("account must be acct_…")
-        if self.webhook_endpoint is not None and not re.fullmatch(r"we_\w+", self.webhook_endpoint):
-            raise _wrong("webhook_endpoint must be we_…")
-        for name, lowest, highest in (
-            ("webhook_look", 0.01, 86_400.0),
-            ("poll", 0.01, 3_600.0),
-            ("overlap", 0.0, 86_400.0),
-            ("reread", 0.01, 3_600.0),
-            ("guard", 0.0, 29 * 86_400.0),
-            ("rate", 0.1, 1_000.0),
-            ("concurrency", 1, 100),
-            ("page", 1, 100),
-            ("timeout", 0.1, 600.0),
-            ("retry_for", 0.0, 3_600.0),
+        if not re.fullmatch(r"[!-~]{8,255}", self.api_key.reveal()):
+            raise ConfigurationError("api_key does not look like a Stripe key: use sk_… or rk_…")
+        check_origin("url", self.url)
+        if self.account is not None and not re.fullmatch(r"acct_\w+", self.account):
+            raise ConfigurationError("account must be acct_…")
+        if len(self.accounts) > MAX_ACCOUNTS or not all(
+            re.fullmatch(r"acct_\w+", id) for id in self.accounts
         ):
-            value = getattr(self, name)
-            if not lowest <= value <= highest:
-                raise _wrong(f"{name} must be {lowest:g} to {highest:g}, not {value:g}")
-
-
-def _wrong(text: str) -> ConfigurationError:
-    return ConfigurationError(f"source 'stripe': {text}")
+            raise ConfigurationError(f"accounts must be a list of acct_…, {MAX_ACCOUNTS} at most")
+        if self.account is not None and self.accounts:
+            raise ConfigurationError(
+                "account cannot be given with accounts: name account or accounts, not both"
+            )
+        if self.webhook_endpoint is not None and not re.fullmatch(r"we_\w+", self.webhook_endpoint):
+            raise ConfigurationError("webhook_endpoint must be we_…")

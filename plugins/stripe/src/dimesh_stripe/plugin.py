@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dimesh.clock import Clock
-from dimesh.hookspecs import CONTRACT_VERSION, hookimpl
+from dimesh.options import parse_options
+from dimesh.spi import CONTRACT_VERSION, hookimpl
 from dimesh.spi.cdc import CDCSource
-from dimesh.spi.options import parse_options
+from dimesh.spi.context import PluginContext
 from dimesh_stripe.options import StripeOptions
 
 
@@ -16,10 +16,10 @@ class _Plugin:
     contract_version = CONTRACT_VERSION
 
     @hookimpl
-    def dimesh_cdc_source(self, options: Mapping[str, Any], clock: Clock) -> CDCSource:
-        from dimesh_stripe.source import StripeSource
+    def dimesh_cdc_source(self, options: Mapping[str, Any], context: PluginContext) -> CDCSource:
+        from dimesh_stripe.connected import make_source
 
-        return StripeSource(parse_options(StripeOptions, options, "source 'stripe'"), clock)
+        return make_source(parse_options(StripeOptions, options, "source 'stripe'"), context.clock)
 
 
 plugin = _Plugin()

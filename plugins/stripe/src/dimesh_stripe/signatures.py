@@ -1,7 +1,7 @@
 """Signatures of webhooks: ``Stripe-Signature: t=<unix>,v1=<hex>[,v1=<hex>]``.
 
-v1 is the HMAC-SHA256 of ``<t>.<raw body>`` with the whole ``whsec_…`` text as key
-(https://docs.stripe.com/webhooks#verify-manually). Several v1 stand there while a secret is rotated; v0 is ignored.
+v1 is the HMAC-SHA256 of ``<t>.<raw body>`` with the complete ``whsec_…`` text as key
+(https://docs.stripe.com/webhooks#verify-manually). There are several v1 while a secret is rotated; v0 is ignored.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing import Final
 from dimesh.errors import CDCError
 
 TOLERANCE: Final = 300.0
-"""Seconds that a signature may be old."""
+"""The greatest age of a signature in seconds."""
 
 
 class SignatureError(CDCError):
-    """A webhook that Stripe did not sign, or long ago."""
+    """A webhook was not signed by Stripe, or its signature is too old."""
 
 
 def sign(body: bytes, secrets: Sequence[str], timestamp: int) -> str:
-    """The header for a body."""
+    """Return the header for a body."""
     signatures = ",".join(f"v1={_digest(body, secret, timestamp)}" for secret in secrets)
     return f"t={timestamp},{signatures}"
 
 
 def verify(body: bytes, header: str, secrets: Sequence[str], now: float, tolerance: float = TOLERANCE) -> int:
-    """Look whether Stripe signed the body; returns when.
+    """Check that Stripe signed the body, and return when.
 
     Args:
-        body: as it came, byte for byte.
-        header: ``Stripe-Signature``.
-        secrets: of the endpoint; more than one while it is rotated.
-        now: epoch seconds.
-        tolerance: seconds that it may be old; one from the future is Stripe's clock, and accepted.
+        body: the body as it arrived, byte for byte.
+        header: the header ``Stripe-Signature``.
+        secrets: the signing secrets of the endpoint; more than one while they are rotated.
+        now: the current time in epoch seconds.
+        tolerance: the greatest age of a signature in seconds. One from the future is accepted: Stripe's clock may be ahead.
 
     Raises:
-        SignatureError: it did not, or too long ago.
+        SignatureError: there is no valid signature, or it is too old.
     """
     timestamp: int | None = None
     given: list[str] = []
@@ -49,19 +49,21 @@ def verify(body: bytes, header: str, secrets: Sequence[str], now: float, toleran
         elif name == "v1":
             given.append(value)
     if timestamp is None or not given:
-        raise SignatureError("the header Stripe-Signature is missing or not of its form")
+        raise SignatureError("the header Stripe-Signature is missing or malformed")
     expected = [_digest(body, secret, timestamp) for secret in secrets]
-    # All are compared, so that time says nothing about which one it was.
+    # All are compared, so that the time it takes does not reveal which one matched.
     matches = [
         hmac.compare_digest(own.encode(), other.encode("utf-8", "replace"))
         for own in expected
         for other in given[:8]
     ]
     if not any(matches):
-        raise SignatureError("no signature is right: is it the endpoint's secret, and the body as it came?")
+        raise SignatureError(
+            "no signature is valid: check the endpoint's secret, and that the body is passed on unchanged"
+        )
     if timestamp < now - tolerance:
         raise SignatureError(
-            f"signed {now - timestamp:.0f} s ago, more than the tolerance of {tolerance:g} s"
+            f"the webhook was signed {now - timestamp:.0f} s ago, which is more than the tolerance of {tolerance:g} s"
         )
     return timestamp
 

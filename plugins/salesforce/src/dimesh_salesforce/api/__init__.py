@@ -1,6 +1,6 @@
 """Messages and methods of Salesforce's Pub/Sub API.
 
-They are made at import from descriptors, in a pool of their own: code that protoc generates works with one major version
+They are created from descriptors at import, in a pool of their own: code that protoc generates works with one major version
 of protobuf only, and would clash with an application's own copy of the same messages.
 """
 
@@ -24,7 +24,7 @@ def _message(name: str) -> Any:
 
 
 LATEST, EARLIEST, CUSTOM = range(3)
-"""Values of ``ReplayPreset``."""
+"""The values of ``ReplayPreset``."""
 
 TopicInfo: Any = _message("TopicInfo")
 TopicRequest: Any = _message("TopicRequest")

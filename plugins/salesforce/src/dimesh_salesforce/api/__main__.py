@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def compiled() -> bytes:
-    """The descriptors of the file."""
+    """Return the descriptors of ``eventbus.proto``."""
     from grpc_tools import protoc
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,40 +1,42 @@
-"""``python -m dimesh_salesforce.sandbox --port 12112``: the sandbox, until it is interrupted."""
+"""``python -m dimesh_salesforce.sandbox``, or ``dimesh sandbox salesforce``: the sandbox as a command."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import signal
 import sys
 
-from dimesh_salesforce.sandbox.rest import CLIENT_ID, CLIENT_SECRET
+from dimesh.sourcekit.sandbox import add_port, bounded_count, command_parser, run_sandbox
 from dimesh_salesforce.sandbox.server import SalesforceSandbox
 
 
-async def main() -> None:
-    """Serve."""
-    parser = argparse.ArgumentParser(prog="python -m dimesh_salesforce.sandbox", description=__doc__)
-    parser.add_argument("--port", type=int, default=12_112)
-    parser.add_argument("--grpc-port", type=int, default=12_113)
-    parser.add_argument("--accounts", type=int, default=10, help="how many are there from the beginning")
-    parser.add_argument(
-        "--keep-alive", type=float, default=2.0, help="seconds between signs of life of a quiet stream"
+def build(options: argparse.Namespace) -> SalesforceSandbox:
+    """Return the sandbox that the command line describes."""
+    sandbox = SalesforceSandbox(port=options.port, grpc_port=options.grpc_port, keep_alive=options.keep_alive)
+    sandbox.org.seed("Account", options.accounts)
+    return sandbox
+
+
+def main() -> int:
+    """Run the command, and return its exit code."""
+    parser = command_parser(
+        "dimesh_salesforce.sandbox", "Run a local server that behaves as Salesforce's APIs do.", 12_112
     )
-    given = parser.parse_args()
-    sandbox = SalesforceSandbox(port=given.port, grpc_port=given.grpc_port, keep_alive=given.keep_alive)
-    sandbox.org.seed("Account", given.accounts)
-    async with sandbox:
-        sys.stdout.write(
-            f"Salesforce sandbox: {sandbox.url} (a page to change things by hand), Pub/Sub API {sandbox.grpc_target} without "
-            f"TLS, client_id {CLIENT_ID}, client_secret {CLIENT_SECRET}\n"
-        )
-        sys.stdout.flush()
-        ended = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):
-                asyncio.get_running_loop().add_signal_handler(number, ended.set)
-        await ended.wait()
+    add_port(parser, "--grpc-port", 12_113, "port of the Pub/Sub API; 0 takes a free one")
+    parser.add_argument(
+        "--accounts",
+        type=bounded_count(),
+        default=10,
+        help="number of accounts at the start; they have no change events (default: 10)",
+    )
+    parser.add_argument(
+        "--keep-alive",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="seconds between the empty responses of a stream without events (default: 2)",
+    )
+    return run_sandbox(parser, build)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    sys.exit(main())

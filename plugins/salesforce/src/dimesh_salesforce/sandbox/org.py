@@ -1,208 +1,137 @@
-"""An org: its records, and the events of what happened to them."""
+"""An org: its records, and the log of its change events."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any, Final
 
 import fastavro
 
+from dimesh.sourcekit.sandbox import Refused, Row
+from dimesh_salesforce.sandbox.encoding import bitmaps, event_value, grouped
+from dimesh_salesforce.sandbox.eventlog import EventLog, LoggedEvent
 from dimesh_salesforce.sandbox.kinds import Field, Kind, kinds
+from dimesh_salesforce.sandbox.table import USER, Table, blank, moment
 
-Row = dict[str, Any]
-RETENTION: Final = 72 * 3_600
-_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_VALUES: Final = {letter: n for n, letter in enumerate(_ALPHABET)}
-_SUFFIX: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"
 ORGANIZATION: Final = "00D000000000001EAA"
-USER: Final = "005000000000001AAA"
 UI: Final = "com/salesforce/api/soap/66.0;client=SfdcInternalAPI/"
 
 
-class Refused(Exception):  # noqa: N818 - not an error of ours
-    """A request that Salesforce answers with an error."""
+class SalesforceRefused(Refused):
+    """A request that Salesforce answers with an error.
+
+    Args:
+        status: the HTTP status.
+        code: the ``errorCode``.
+        message: the text for people.
+    """
 
     def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+        super().__init__(status, message)
         self.code = code
 
 
-@dataclass(slots=True)
-class Told:
-    """An event of the log."""
-
-    number: int
-    at: float
-    object: str
-    replay_id: bytes
-    schema_id: str
-    payload: bytes
-
-
-class Table:
-    """The records of an object, by number. Those that were seeded are computed when they are looked at."""
-
-    def __init__(self, kind: Kind, born: float) -> None:
-        self.kind = kind
-        self.last = 0
-        self.seeded = 0
-        self.deleted: dict[int, Row] = {}
-        self.purged: set[int] = set()
-        """Those of them that are not in the recycle bin any more."""
-        self._made: dict[int, Row] = {}
-        self._born = born
-
-    def id(self, number: int) -> str:
-        """The id of a number: 15 characters, and 3 that tell their case."""
-        digits = []
-        rest = number
-        for _ in range(9):
-            rest, digit = divmod(rest, 62)
-            digits.append(_ALPHABET[digit])
-        return with_suffix(f"{self.kind.prefix}000{''.join(reversed(digits))}")
-
-    def number(self, id: str) -> int:
-        """The number of an id; 0 if it is of another object, and that of the nearest below where there is none such."""
-        if len(id) not in (15, 18) or not id.startswith(f"{self.kind.prefix}000"):
-            return 0 if id[:6] < f"{self.kind.prefix}000" else self.last
-        number = 0
-        for letter in id[6:15]:
-            number = number * 62 + _VALUES.get(letter, 0)
-        return number
-
-    def get(self, number: int) -> Row | None:
-        """A live record."""
-        found = self._made.get(number)
-        if found is None and 0 < number <= self.seeded and number not in self.deleted:
-            found = self._virtual(number)
-        return found
-
-    def put(self, number: int, row: Row) -> None:
-        """Make or replace a record."""
-        self._made[number] = row
-        self.deleted.pop(number, None)
-        self.last = max(self.last, number)
-
-    def drop(self, number: int) -> Row:
-        """Delete a record."""
-        row = self.get(number)
-        assert row is not None
-        self._made.pop(number, None)
-        self.deleted[number] = row
-        return row
-
-    def __len__(self) -> int:
-        return (
-            len(self._made)
-            + self.seeded
-            - sum(1 for n in self.deleted if n <= self.seeded)
-            - sum(1 for n in self._made if n <= self.seeded)
-        )
-
-    def rows(self, after: int = 0, upto: int | None = None, descending: bool = False) -> Iterator[Row]:
-        """Live records by id."""
-        last = self.last if upto is None else min(upto, self.last)
-        numbers = range(last, after, -1) if descending else range(after + 1, last + 1)
-        for number in numbers:
-            row = self.get(number)
-            if row is not None:
-                yield row
-
-    def _virtual(self, number: int) -> Row:
-        row = blank(self.kind)
-        row |= {
-            "Id": self.id(number),
-            "IsDeleted": False,
-            "OwnerId": USER,
-            "CreatedById": USER,
-            "LastModifiedById": USER,
-        }
-        row |= dict.fromkeys(("CreatedDate", "LastModifiedDate", "SystemModstamp"), moment(self._born))
-        for name in ("Name", "LastName"):
-            if name in row:
-                row[name] = f"{self.kind.name} {number}"
-        if "Phone" in row:
-            row["Phone"] = f"+49 30 {number:07}"
-        return row
-
-
-class Org:
-    """Records and events of one org.
+class Org(EventLog):
+    """The records and change events of one org.
 
     Args:
-        seed: of what looks random, so that a run can be repeated.
+        seed: makes everything that looks random repeatable.
         now: the clock; :attr:`skew` moves it.
     """
 
     def __init__(self, *, seed: int = 0, now: Callable[[], float] = time.time) -> None:
+        super().__init__(seed=seed, now=now)
         self.id = ORGANIZATION
-        self.skew = 0.0
-        """Seconds that the org's clock is ahead."""
         self.forbidden: set[str] = set()
-        """Objects that the user may not see."""
+        """The objects that the user may not see."""
         self.disabled: set[str] = set()
-        """Objects that are not selected for change data capture."""
+        """The objects that are not selected for change data capture."""
         self.channels: dict[str, list[str]] = {"/data/Sales__chn": ["Account", "Contact", "Opportunity"]}
+        """The custom channels, with the objects of each."""
         self.allocation: int | None = None
-        """Events that are delivered yet, over all subscribers; None: no end."""
-        self.told_at_most = 100_000
-        """Changes of one transaction; of what goes beyond only the objects are told."""
+        """The number of events that may still be delivered, over all subscribers (documentation); None: no limit."""
+        self.max_transaction = 100_000
+        """The number of changes that one transaction publishes; beyond it an object gets one overflow event
+        (documentation).
+        """
+        self.unseen: dict[str, float] = {}
+        """The time until which queries do not find a record, by its id: they lag behind the stream (estuary/connectors #2678),
+        and leave out what the user may not see (documentation, *Sharing*).
+        """
+        self.lag = 0.0
+        """The seconds by which queries lag behind the stream: they show a record as it was (estuary/connectors #2678: 1 to 5)."""
+        self.archives: set[str] = {"Task"}
+        """The objects whose archived records only queryAll has."""
+        self.hidden: set[tuple[str, str]] = set()
+        """The fields, each with its object, that the user may not see: descriptions and queries do not have them, events have no
+        values of them, and the schemas of events have them all the same (documentation, *Field-Level Security*)."""
         self.kinds = kinds()
-        self.tables = {name: Table(kind, now()) for name, kind in self.kinds.items()}
+        self.tables = {name: Table(kind, self.now) for name, kind in self.kinds.items()}
         self.schemas: dict[str, str] = {}
-        """Texts by id."""
-        self.told: list[Told] = []
-        self.listeners: list[Callable[[], None]] = []
-        """Are called when something was told."""
-        self._now = now
-        self._rng = random.Random(seed)  # noqa: S311 - a sandbox
-        self._secret = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
-        self._places: dict[bytes, tuple[int, float]] = {}
-        self._marks = 0
+        """The texts of the schemas, by id."""
         self._parsed: dict[str, tuple[str, Any]] = {}
         self._commit = 10_000_000
-        self._open: list[tuple[str, Mapping[str, Any], Row]] | None = None
+        self._open: list[tuple[str, dict[str, Any], Row, set[str]]] | None = None
+        self._mergeable: dict[tuple[str, tuple[str, ...]], tuple[dict[str, Any], Row, set[str]]] = {}
+        """The first event of each record in the open transaction that a later update can be merged with."""
+        self._merged = True
         self._transaction = ("", 0)
         for name in self.kinds:
             self._schema(name)
 
-    def now(self) -> float:
-        """The org's time."""
-        return self._now() + self.skew
-
     # -- records -----------------------------------------------------------------------------------
 
     def seed(self, object: str, count: int) -> None:
-        """Let there be so many records, of which no event told."""
+        """Create records without events.
+
+        Raises:
+            ValueError: the object has records already.
+        """
         table = self.tables[object]
-        assert table.last == 0, "seed an object before anything else"
+        if table.last:
+            raise ValueError(f"{object} has records already: seed an object before anything else")
         table.seeded = table.last = count
 
     def rows(self, object: str) -> list[Row]:
-        """All live records."""
+        """Return all records that are not deleted."""
         return list(self.tables[object].rows())
 
+    def seen(self, object: str, row: Row) -> Row | None:
+        """Return a record as queries show it, which may be as it was some seconds ago; None if it was not there."""
+        if not self.lag:
+            return row
+        old = self.tables[object].past.get(row["Id"], ())
+        until = self.now() - self.lag
+        return next((was for since, was in reversed(old) if since <= until), None if old else row)
+
     def find(self, object: str, id: str) -> Row:
-        """A live record."""
+        """Return a record that is not deleted.
+
+        Raises:
+            SalesforceRefused: there is none.
+        """
         table = self.tables[object]
         row = table.get(table.number(id))
         if row is None or row["Id"][:15] != id[:15]:
-            raise Refused(404, "NOT_FOUND", "The requested resource does not exist")
+            raise SalesforceRefused(404, "NOT_FOUND", "The requested resource does not exist")
         return row
 
     def create(
-        self, object: str, fields: Mapping[str, Any], *, origin: str = UI, user: str = USER, tell: bool = True
+        self,
+        object: str,
+        fields: Mapping[str, Any],
+        *,
+        origin: str = UI,
+        user: str = USER,
+        publish: bool = True,
     ) -> str:
-        """Make a record."""
+        """Create a record, and return its id."""
         table = self.tables[object]
         stamp = moment(self.now())
         row = blank(table.kind)
@@ -218,8 +147,16 @@ class Org:
         row |= {"LastModifiedById": user, "LastModifiedDate": stamp, "SystemModstamp": stamp, **fields}
         _name(table.kind, row)
         table.put(number, row)
-        if tell:
-            self._tell(object, "CREATE", [row["Id"]], row, origin=origin, user=user)
+        if publish:
+            self._publish(object, "CREATE", [row["Id"]], row, origin=origin, user=user)
+        share, shared = table.kind.shares
+        if share:
+            cause = (
+                {"RowCause": "Owner", "UserOrGroupId": user}
+                if share.endswith("Share")
+                else {"LinkedEntityId": user}
+            )
+            self.create(share, {shared: row["Id"], **cause})
         return str(row["Id"])
 
     def update(
@@ -230,10 +167,11 @@ class Org:
         *,
         origin: str = UI,
         user: str = USER,
-        tell: bool = True,
+        publish: bool = True,
+        stamped: bool = True,
     ) -> None:
         """Change a record."""
-        self.update_many(object, [id], fields, origin=origin, user=user, tell=tell)
+        self.update_many(object, [id], fields, origin=origin, user=user, publish=publish, stamped=stamped)
 
     def update_many(
         self,
@@ -243,10 +181,11 @@ class Org:
         *,
         origin: str = UI,
         user: str = USER,
-        tell: bool = True,
+        publish: bool = True,
         wildcard: bool = False,
+        stamped: bool = True,
     ) -> None:
-        """Change records alike: one event tells of all."""
+        """Change several records in the same way: one event carries all ids (recorded), or a wildcard (documentation)."""
         table = self.tables[object]
         stamp = moment(self.now())
         after: Row = {}
@@ -264,130 +203,214 @@ class Org:
             _name(table.kind, after)
             changed |= {name for name, value in after.items() if value != before[name]} - {"SystemModstamp"}
             table.put(table.number(id), after)
-        if tell and ids:
+        if publish and ids:
             changed |= {"LastModifiedDate"}
-            told = [f"{table.kind.prefix}*"] if wildcard else [self.find(object, id)["Id"] for id in ids]
-            self._tell(object, "UPDATE", told, after, changed, origin=origin, user=user)
+            if not stamped:
+                changed -= {"LastModifiedDate", "LastModifiedById"}
+            if object == "Account" and "IsPersonAccount" in after:
+                changed = {n for n in changed if not n.startswith("Person") and not n.endswith("__pc")}
+            keys = [f"{table.kind.prefix}*"] if wildcard else [self.find(object, id)["Id"] for id in ids]
+            self._publish(object, "UPDATE", keys, after, changed, origin=origin, user=user)
 
-    def delete(self, object: str, id: str, *, origin: str = UI, user: str = USER, tell: bool = True) -> None:
-        """Delete a record: it goes to the recycle bin."""
+    def delete(
+        self, object: str, id: str, *, origin: str = UI, user: str = USER, publish: bool = True
+    ) -> None:
+        """Delete a record: it moves to the recycle bin."""
         row = self.find(object, id)
         table = self.tables[object]
         gone = table.drop(table.number(id))
         table.deleted[table.number(id)] = {**gone, "IsDeleted": True, "SystemModstamp": moment(self.now())}
-        if tell:
-            self._tell(object, "DELETE", [row["Id"]], {}, origin=origin, user=user)
+        if not table.kind.recycled:
+            table.purged.add(table.number(id))
+        for child, one in self._children(object):
+            if one.cascades:
+                for row_ in list(self.tables[child].rows()):
+                    if row_[one.name] == row["Id"]:
+                        # Triggers do not run for them (SFDO-Community/declarative-lookup-rollup-summaries #257); whether they
+                        # have events is unconfirmed.
+                        self.delete(child, row_["Id"], publish=False)
+        if publish:
+            self._publish(object, "DELETE", [row["Id"]], {}, origin=origin, user=user)
+
+    def merge(self, object: str, winner: str, losers: Sequence[str]) -> None:
+        """Merge records: the losers are deleted, and name the winner as their master; the winner is updated; the children of the
+        losers get the winner as their parent, without triggers, and here without events (documentation, *Triggers and Merge
+        Statements*).
+        """
+        for loser in losers:
+            for child, one in self._children(object):
+                for row in list(self.tables[child].rows()):
+                    if row[one.name] == loser:
+                        self.update(child, row["Id"], {one.name: winner}, publish=False)
+        with self.transaction():
+            for loser in losers:
+                self.delete(object, loser)
+                table = self.tables[object]
+                table.deleted[table.number(loser)]["MasterRecordId"] = winner
+            self.update(object, winner, {})
+
+    def _children(self, object: str) -> list[tuple[str, Field]]:
+        """Return the objects with a field that refers to this one, and the field."""
+        return [
+            (kind.name, one)
+            for kind in self.kinds.values()
+            for one in kind.fields
+            if one.reference == object and object != kind.name
+        ]
+
+    def archive(self, id: str) -> None:
+        """Archive a task: only queryAll has it then, and a gap event tells (documentation, *Gap Events*; which one is
+        unconfirmed).
+        """
+        self.update("Task", id, {"IsArchived": True}, publish=False)
+        self.gap("Task", [id])
 
     def undelete(self, object: str, id: str, *, origin: str = UI, user: str = USER) -> None:
-        """Take a record out of the recycle bin."""
+        """Restore a record from the recycle bin."""
         table = self.tables[object]
         number = table.number(id)
         row = table.deleted.get(number)
         if row is None:
-            raise Refused(404, "NOT_FOUND", "The requested resource does not exist")
+            raise SalesforceRefused(404, "NOT_FOUND", "The requested resource does not exist")
         table.put(number, {**row, "IsDeleted": False, "SystemModstamp": moment(self.now())})
-        self._tell(object, "UNDELETE", [row["Id"]], self.find(object, id), origin=origin, user=user)
+        self._publish(object, "UNDELETE", [row["Id"]], self.find(object, id), origin=origin, user=user)
 
     def change_silently(self, object: str, id: str, fields: Mapping[str, Any]) -> None:
-        """Change a record below the application layer: no event."""
-        self.update(object, id, fields, tell=False)
+        """Change a record below the application layer, without an event (documentation: a cause of gaps)."""
+        self.update(object, id, fields, publish=False)
+
+    def derive(self, object: str, id: str, fields: Mapping[str, Any]) -> None:
+        """Change the values of formulas: no event and no stamp shows it (documentation)."""
+        row = self.find(object, id)
+        self._check(object, fields, row)
+        table = self.tables[object]
+        table.put(table.number(id), {**row, **fields})
+
+    def carry(self, object: str, name: str) -> None:
+        """Let events carry a derived field from now on, as newer releases do with custom formulas (documentation)."""
+        kind = self.kinds[object]
+        kind.fields = [replace(one, derived=False) if one.name == name else one for one in kind.fields]
+        self._schema(object)
 
     def delete_silently(self, object: str, id: str) -> None:
         """Delete a record without an event."""
-        self.delete(object, id, tell=False)
+        self.delete(object, id, publish=False)
 
     def empty_bin(self, object: str) -> None:
-        """Nobody can query the deleted records any more; that they were deleted is known still."""
+        """Purge the deleted records: queries no longer return them, ``deleted`` still lists them."""
         table = self.tables[object]
         table.purged |= table.deleted.keys()
 
+    def purge_deletes(self, object: str) -> None:
+        """Purge the recycle bin and the log of deletes, as an administrator can, and as Salesforce does every two hours with a
+        log that has grown too long (documentation, *getDeleted*).
+        """
+        table = self.tables[object]
+        table.deleted.clear()
+        table.purged.clear()
+        table.logged_since = self.now()
+
     def add_field(self, object: str, name: str, kind: str = "string") -> None:
-        """A new custom field: later events have another schema."""
+        """Add a custom field: later events have another schema (documentation)."""
         made = Field(name, kind)
         self.kinds[object].fields.append(made)
         for row in self.tables[object].rows():
             row.setdefault(name, None)
         self._schema(object)
 
+    def enable_person_accounts(self) -> None:
+        """Let accounts be persons: they have the fields of a contact, too. The event of the contact tells of an update of these,
+        and the one of the account leaves them out; the event of a new account has them (documentation).
+        """
+        self.kinds["Account"].fields += [
+            Field("IsPersonAccount", "boolean"), Field("RecordTypeId", "reference"), Field("PersonEmail", "email"),
+            Field("Tier__pc", "picklist"),
+        ]  # fmt: skip
+        self._schema("Account")
+
+    def convert_lead(self, lead: str) -> tuple[str, str, str]:
+        """Convert a lead into an account, a contact and an opportunity. The event of the lead has no LastModifiedDate
+        (documentation).
+        """
+        row = self.find("Lead", lead)
+        with self.transaction():
+            account = self.create("Account", {"Name": row["Company"]})
+            contact = self.create("Contact", {"LastName": row["LastName"], "AccountId": account})
+            opportunity = self.create("Opportunity", {"Name": row["Company"], "AccountId": account})
+            self.update("Lead", lead, {"Status": "Converted"}, stamped=False)
+        return account, contact, opportunity
+
+    def convert_field(self, object: str, name: str, kind: str, told: str = "") -> None:
+        """Convert the type of a field (documentation, *Field Type Conversions*).
+
+        Args:
+            object: the object.
+            name: the field.
+            kind: the new type.
+            told: how it is told: not at all (empty, as most conversions), by one event for all rows (``wildcard``), or by gap
+                events (``gap``).
+        """
+        made = self.kinds[object]
+        made.fields = [replace(one, kind=kind) if one.name == name else one for one in made.fields]
+        for row in list(self.tables[object].rows()):
+            self.derive(object, row["Id"], {name: None if row[name] is None else _converted(row[name], kind)})
+        self._schema(object)
+        if told == "wildcard":
+            self._publish(object, "UPDATE", [f"{made.prefix}*"], {})
+        elif told == "gap":
+            self.gap(object, [row["Id"] for row in self.rows(object)])
+
     def _check(self, object: str, fields: Mapping[str, Any], row: Row) -> None:
         for name in fields:
             if name not in row:
-                raise Refused(400, "INVALID_FIELD", f"No such column '{name}' on sobject of type {object}")
+                raise SalesforceRefused(
+                    400, "INVALID_FIELD", f"No such column '{name}' on sobject of type {object}"
+                )
 
     # -- events ------------------------------------------------------------------------------------
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """What is done inside is told as one transaction."""
-        self._open = []
+    def transaction(self, merged: bool = True) -> Iterator[None]:
+        """Publish the changes of the block as one transaction.
+
+        Args:
+            merged: whether a record has one event, with the kind of its first change and its final values (documentation,
+                *General Considerations*); else each change has its own (recorded).
+        """
+        self._open, self._mergeable, self._merged = [], {}, merged
         self._begin()
         try:
             yield
         finally:
-            told, self._open = self._open, None
-            for name, header, row in told[: self.told_at_most]:
+            changes, self._open = self._open, None
+            for name, header, row, _ in changes[: self.max_transaction]:
                 self._append(name, header, row)
             self._wake()
-            for name in dict.fromkeys(name for name, _, _ in told[self.told_at_most :]):
+            for name in dict.fromkeys(name for name, _, _, _ in changes[self.max_transaction :]):
                 self.overflow(name)
 
     def gap(self, object: str, ids: Iterable[str], kind: str = "GAP_UPDATE") -> None:
-        """Tell that something happened to records, and not what."""
-        self._tell(object, kind, list(ids), {})
+        """Publish that records changed, without the change (documentation: gap events)."""
+        self._publish(object, kind, list(ids), {})
 
     def overflow(self, object: str) -> None:
-        """Tell that a transaction changed too much to be told."""
-        self._tell(object, "GAP_OVERFLOW", ["000000000000000AAA"], {})
+        """Publish that a transaction changed more than its events can carry (documentation: overflow events)."""
+        self._publish(object, "GAP_OVERFLOW", ["000000000000000AAA"], {})
 
     def raw(self, object: str, payload: bytes, schema_id: str | None = None) -> None:
-        """Send any bytes as an event."""
+        """Publish any bytes as an event."""
         self._log(object, payload, self._parsed[object][0] if schema_id is None else schema_id)
         self._wake()
 
-    def migrate(self) -> None:
-        """The org moved: no replay id from before is known."""
-        self._places.clear()
-        self.told.clear()
-        self._secret = hashlib.blake2b(self._secret, digest_size=16).digest()
-
-    def place(self, replay_id: bytes) -> int | None:
-        """The number of the event that a replay id stands for; None if it is unknown or too old."""
-        found = self._places.get(replay_id)
-        if found is None or found[1] < self.now() - RETENTION:
-            return None
-        return found[0]
-
-    def earliest(self) -> int:
-        """The number before the oldest event that is kept."""
-        oldest = self.now() - RETENTION
-        return next((t.number - 1 for t in self.told if t.at >= oldest), self.latest())
-
-    def latest(self) -> int:
-        """The number of the newest event."""
-        return self.told[-1].number if self.told else self._first - 1
-
-    @property
-    def _first(self) -> int:
-        return self.told[0].number if self.told else self._marks + 1
-
-    def after(self, number: int, topic: str, most: int) -> list[Told]:
-        """The next events of a topic."""
-        if not self.told:
-            return []
-        objects = self.objects(topic)
-        found: list[Told] = []
-        for told in self.told[max(number - self.told[0].number + 1, 0) :]:
-            if len(found) >= most:
-                break
-            if told.object in objects:
-                found.append(told)
-        return found
+    def after(self, number: int, topic: str, most: int) -> list[LoggedEvent]:
+        """Return the next events of a topic."""
+        return self.of(self.objects(topic), number, most)
 
     def objects(self, topic: str) -> set[str]:
-        """The objects whose events a topic has.
+        """Return the objects whose events a topic carries. Names are case-sensitive (documentation).
 
         Raises:
-            KeyError: no such topic.
+            StopIteration: there is no such topic.
         """
         if topic == "/data/ChangeEvents":
             return set(self.kinds) - self.disabled
@@ -395,20 +418,8 @@ class Org:
             return set(self.channels[topic])
         return {next(kind.name for kind in self.kinds.values() if f"/data/{kind.event}" == topic)}
 
-    def mark(self, number: int) -> bytes:
-        """A fresh replay id for what comes after an event."""
-        self._marks += 1
-        replay_id = self._replay_id(-self._marks)
-        self._places[replay_id] = (number, self.now())
-        return replay_id
-
-    def _replay_id(self, number: int) -> bytes:
-        # Of no order and no one length: who reads anything into one is wrong.
-        size = 8 + number % 11
-        return hashlib.blake2b(str(number).encode(), key=self._secret, digest_size=size).digest()
-
     def schema_of(self, object: str) -> str:
-        """The id of the schema of an object's newest events."""
+        """Return the id of the schema that an object's newest events have."""
         return self._parsed[object][0]
 
     def _schema(self, object: str) -> None:
@@ -422,17 +433,19 @@ class Org:
         self._commit += self._rng.randint(1, 50)
         self._transaction = (f"0000{self._rng.getrandbits(64):016x}-{self._rng.getrandbits(32):08x}", 0)
 
-    def _tell(
+    def _publish(
         self, object: str, kind: str, ids: list[str], row: Row, changed: set[str] | None = None, *,
         origin: str = UI, user: str = USER,
     ) -> None:  # fmt: skip
-        if object in self.disabled:
+        if object in self.disabled or not self.kinds[object].tracked:
             return
         if self._open is None:
             self._begin()
         key, sequence = self._transaction
         self._transaction = (key, sequence + 1)
-        names, nulled = self._bitmaps(object, changed, row) if changed else ([], [])
+        if changed:
+            changed = grouped(self.kinds[object], changed)
+        names, nulled = bitmaps(self.kinds[object], changed, row) if changed else ([], [])
         header = {
             "entityName": object,
             "recordIds": ids,
@@ -448,96 +461,51 @@ class Org:
             "changedFields": names,
         }
         kept = row if changed is None else {name: row[name] for name in changed}
+        if kind == "CREATE":
+            kept = {name: value for name, value in row.items() if name not in self.kinds[object].late}
         if self._open is not None:
-            self._open.append((object, header, dict(kept)))
+            changed = changed or set()
+            if not (self._merged and kind == "UPDATE" and self._merge(object, ids, row, changed)):
+                event = (header, dict(kept), changed)
+                self._open.append((object, *event))
+                if kind in ("CREATE", "UPDATE"):
+                    self._mergeable.setdefault((object, tuple(ids)), event)
         else:
             self._append(object, header, kept)
             self._wake()
 
+    def _merge(self, object: str, ids: list[str], row: Row, changed: set[str]) -> bool:
+        """Add an update to the earlier event of its record in the open transaction; return whether there is one."""
+        first = self._mergeable.get((object, tuple(ids)))
+        if first is None:
+            return False
+        header, kept, before = first
+        before |= changed
+        kept |= {column: row[column] for column in changed}
+        if header["changeType"] == "UPDATE":
+            found = bitmaps(self.kinds[object], before, row)
+            header["changedFields"], header["nulledFields"] = found
+        return True
+
     def _append(self, object: str, header: Mapping[str, Any], row: Row) -> None:
         schema_id, parsed = self._parsed[object]
         event: Row = {"ChangeEventHeader": header}
-        for one in self.kinds[object].fields:
-            event[one.name] = _event_value(one, row)
+        for one in self.kinds[object].told:
+            hidden = (object, one.name) in self.hidden
+            event[one.name] = None if hidden else event_value(one, row)
         stream = io.BytesIO()
         fastavro.schemaless_writer(stream, parsed, event)
         self._log(object, stream.getvalue(), schema_id)
 
-    def _log(self, object: str, payload: bytes, schema_id: str) -> None:
-        number = self.latest() + 1
-        self._marks = max(self._marks, number)
-        replay_id = self._replay_id(number)
-        self._places[replay_id] = (number, self.now())
-        self.told.append(Told(number, self.now(), object, replay_id, schema_id, payload))
 
-    def _wake(self) -> None:
-        for listener in self.listeners:
-            listener()
-
-    def _bitmaps(self, object: str, changed: set[str], row: Row) -> tuple[list[str], list[str]]:
-        names: dict[int | None, int] = {}
-        nulled: dict[int | None, int] = {}
-        for place, one in enumerate(self.kinds[object].fields, 1):
-            if one.members and one.kind != "switchable":
-                for bit, member in enumerate(one.members):
-                    column = one.column(member)
-                    if column in changed:
-                        names[place] = names.get(place, 0) | 1 << bit
-                        if row[column] is None:
-                            nulled[place] = nulled.get(place, 0) | 1 << bit
-            elif one.name in changed:
-                names[None] = names.get(None, 0) | 1 << place
-                if row[one.name] is None:
-                    nulled[None] = nulled.get(None, 0) | 1 << place
-        return _hex(names), _hex(nulled)
-
-
-def _hex(bits: Mapping[int | None, int]) -> list[str]:
-    found = []
-    for place in sorted(bits, key=lambda p: -1 if p is None else p):
-        digits = f"{bits[place]:X}"
-        digits = digits.zfill(len(digits) + len(digits) % 2)
-        found.append(f"0x{digits}" if place is None else f"{place}-0x{digits}")
-    return found
-
-
-def _event_value(one: Field, row: Row) -> Any:
-    if one.members and one.kind != "switchable":
-        members = {m: row.get(column) if (column := one.column(m)) else None for m in one.members}
-        return members if any(value is not None for value in members.values()) else None
-    value = row.get(one.name)
-    if value is None:
-        return None
-    if one.kind == "datetime":
-        return int(datetime.fromisoformat(value).timestamp() * 1000)
-    if one.kind == "date":
-        return int(datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp() * 1000)
-    if one.kind in ("currency", "percent", "double"):
-        return float(value)
-    return value
+def _converted(value: Any, kind: str) -> Any:
+    return (
+        int(float(value)) if kind == "int" else float(value) if kind in ("double", "currency") else str(value)
+    )
 
 
 def _name(kind: Kind, row: Row) -> None:
-    """The name of a person is made of its parts."""
+    """Compose the name of a person from its parts."""
     if any(one.kind == "person" for one in kind.fields):
         parts = (row.get("Salutation"), row.get("FirstName"), row.get("LastName"))
         row["Name"] = " ".join(part for part in parts if part) or None
-
-
-def blank(kind: Kind) -> Row:
-    """A record without values."""
-    return {name: None for name, kind_, _ in kind.columns() if kind_ not in ("address", "location")}
-
-
-def moment(seconds: float) -> str:
-    """As the REST API writes a time: whole seconds."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S.000+0000")
-
-
-def with_suffix(id: str) -> str:
-    """The form of 18 characters of an id of 15."""
-    suffix = ""
-    for begin in (0, 5, 10):
-        bits = sum(1 << n for n, letter in enumerate(id[begin : begin + 5]) if letter.isupper())
-        suffix += _SUFFIX[bits]
-    return id + suffix

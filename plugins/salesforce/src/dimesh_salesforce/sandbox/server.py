@@ -1,41 +1,114 @@
-"""The sandbox as a whole: an org, its REST API over HTTP and its Pub/Sub API over gRPC."""
+"""The sandbox of Salesforce: an org, its REST API over HTTP and its Pub/Sub API over gRPC."""
 
 from __future__ import annotations
 
-import asyncio
+import functools
+import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Any
 
-import uvicorn
+import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from starlette.applications import Starlette
+from msgspec import Meta
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
-from dimesh_salesforce.sandbox.faults import Fault, Faults
-from dimesh_salesforce.sandbox.org import ORGANIZATION, USER, Org, Refused, Row
-from dimesh_salesforce.sandbox.page import PAGE
-from dimesh_salesforce.sandbox.rest import USERNAME, Rest, Tokens, form_of
+from dimesh.sourcekit.sandbox import (
+    Action,
+    Control,
+    Controls,
+    FaultPlan,
+    NoBody,
+    Page,
+    Row,
+    RowCount,
+    Sandbox,
+    checked,
+)
+from dimesh_salesforce.sandbox.faults import SalesforceFault
+from dimesh_salesforce.sandbox.org import ORGANIZATION, Org, SalesforceRefused
+from dimesh_salesforce.sandbox.rest import Rest
 from dimesh_salesforce.sandbox.streaming import PubSub
+from dimesh_salesforce.sandbox.table import USER
+from dimesh_salesforce.sandbox.tokens import CLIENT_ID, CLIENT_SECRET, USERNAME, Tokens, form_of
+
+_METHODS = ["GET", "POST", "PATCH", "DELETE"]
 
 
-class SalesforceSandbox:
-    """A server on this machine that behaves as Salesforce does.
+@functools.cache
+def _connected_app_key() -> rsa.RSAPrivateKey:
+    """Return the key of the connected app, one for all sandboxes of a process: making a key takes about 50 ms."""
+    return rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+
+
+class Seed(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /_sandbox/seed``."""
+
+    object: str
+    count: RowCount
+
+
+class Gap(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /_sandbox/gap``."""
+
+    object: str
+    ids: Annotated[list[str], Meta(max_length=10_000)]
+    kind: str = "GAP_UPDATE"
+
+
+class Overflow(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /_sandbox/overflow``."""
+
+    object: str
+
+
+class Merge(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /_sandbox/merge``."""
+
+    object: str
+    winner: str
+    losers: Annotated[list[str], Meta(max_length=2)]
+
+
+class Derived(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /_sandbox/derive``."""
+
+    object: str
+    id: str
+    fields: Row
+
+
+class Purge(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /_sandbox/purge``."""
+
+    object: str
+
+
+class Lag(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /_sandbox/lag``."""
+
+    seconds: Annotated[float, Meta(ge=0, le=3_600)]
+
+
+class SalesforceSandbox(Sandbox[SalesforceFault]):
+    """The server, on loopback, in the running event loop.
 
     Args:
-        port: of HTTP; 0 takes a free one.
-        grpc_port: of the Pub/Sub API.
-        seed: of what looks random.
+        port: the port of HTTP; 0 takes a free one.
+        grpc_port: the port of the Pub/Sub API; 0 takes a free one.
+        seed: makes everything that looks random repeatable.
         now: the clock.
-        keep_alive: seconds between the signs of life of a quiet stream.
-        certificate: files of a certificate and its key: HTTP with TLS, for clients that speak nothing else.
+        keep_alive: seconds between the empty responses of a stream without events (documentation: at most 270).
+        certificate: the files of a certificate and its key: HTTP with TLS, for clients that speak nothing else.
     """
+
+    title = "Salesforce sandbox"
+    idle_timeout = 75
 
     def __init__(
         self,
@@ -47,250 +120,228 @@ class SalesforceSandbox:
         keep_alive: float = 270.0,
         certificate: tuple[str, str] | None = None,
     ) -> None:
-        self.port = port
-        self.grpc_port = grpc_port
         self.org = Org(seed=seed, now=now)
-        self.faults = Faults()
-        self.requests: list[tuple[str, str]] = []
-        """Method and path of those that were answered, newest last."""
+        super().__init__(self.org, FaultPlan(SalesforceFault), port=port, certificate=certificate)
+        self.grpc_port = grpc_port
+        self.my_domain: str | None = None
+        """The address of the org that answers name (``instance_url``); None: :attr:`url`. Set it behind a proxy."""
         self.limit = 100_000
-        """API requests of a day."""
+        """The number of API requests that the org may answer in 24 hours."""
         self.used = 0
-        key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+        """The number of API requests so far."""
+        key = _connected_app_key()
         self.private_key = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode()
-        """Of the connected app, for JWT bearer."""
+        """The private key of the connected app, for JWT bearer."""
         self.tokens = Tokens(key.public_key())
         self.rest = Rest(self.org)
         self.pubsub = PubSub(self.org, lambda token: token in self.tokens.good, keep_alive)
-        self._certificate = certificate
-        self._http: uvicorn.Server | None = None
-        self._serving: asyncio.Task[None] | None = None
 
     @property
-    def url(self) -> str:
-        """Of HTTP: My Domain and login in one."""
-        return f"{'https' if self._certificate else 'http'}://127.0.0.1:{self.port}"
+    def announcement(self) -> str:
+        """The line that the command prints once the sandbox listens."""
+        return (
+            f"{self.title}: {self.url} (open it in a browser to change records), Pub/Sub API {self.grpc_target} without "
+            f"TLS, client_id {CLIENT_ID}, client_secret {CLIENT_SECRET}"
+        )
 
     @property
     def grpc_target(self) -> str:
-        """Of the Pub/Sub API, without TLS."""
+        """The address of the Pub/Sub API, without TLS."""
         return f"127.0.0.1:{self.grpc_port}"
 
-    def app(self) -> Starlette:
-        """The HTTP side as an ASGI application."""
-        methods = ["GET", "POST", "PATCH", "DELETE"]
-        return Starlette(
-            routes=[
-                Route("/", self._page),
-                Route("/_sandbox/{what}", self._control, methods=methods),
-                Route("/services/oauth2/{what}", self._oauth, methods=["GET", "POST"]),
-                Route("/{path:path}", self._api, methods=methods),
-            ]
-        )
-
     async def start(self) -> None:
-        """Listen."""
+        """Listen.
+
+        Raises:
+            ConfigurationError: one of the ports is in use.
+        """
         self.grpc_port = await self.pubsub.start(self.grpc_port)
-        files: Any = (
-            {"ssl_certfile": self._certificate[0], "ssl_keyfile": self._certificate[1]}
-            if self._certificate
-            else {}
-        )
-        config = uvicorn.Config(
-            self.app(),
-            host="127.0.0.1",
-            port=self.port,
-            log_config=None,
-            lifespan="off",
-            ws="none",
-            timeout_keep_alive=75,
-            **files,
-        )
-        self._http = uvicorn.Server(config)
-        self._serving = asyncio.create_task(self._http._serve(), name="salesforce-sandbox")
-        while not self._http.started:
-            if self._serving.done():
-                await self.pubsub.stop()
-                raise OSError(f"cannot listen on port {self.port}")
-            await asyncio.sleep(0.005)
-        self.port = self._http.servers[0].sockets[0].getsockname()[1]
+        try:
+            await super().start()
+        except BaseException:
+            await self.pubsub.stop()
+            raise
 
     async def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening; open connections and streams are broken."""
         await self.pubsub.stop()
-        if self._http is not None and self._serving is not None:
-            self._http.should_exit = True
-            self._http.force_exit = True
-            for connection in tuple(self._http.server_state.connections):
-                # A client that does not end TLS as it should would be waited for.
-                connection.transport.abort()
-            await asyncio.gather(self._serving, return_exceptions=True)
-            self._http = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
+        await super().stop()
 
     def expire_tokens(self) -> None:
-        """Every token that was given out; streams that use one end."""
+        """Refuse every token that was issued so far; streams that use one end."""
         self.tokens.expire()
         self.pubsub.wake()
 
-    # -- HTTP --------------------------------------------------------------------------------------
+    def routes(self) -> Sequence[BaseRoute]:
+        """Return the routes of the REST API."""
+        return [
+            Route("/services/oauth2/token", self._token, methods=["POST"]),
+            Route("/services/oauth2/userinfo", self._userinfo, methods=["GET", "POST"]),
+            Route("/services/oauth2/{other:path}", self._no_such_endpoint, methods=["GET", "POST"]),
+            Route("/{path:path}", self._api, methods=_METHODS),
+        ]
 
-    async def _oauth(self, request: Request) -> Response:
-        what = request.path_params["what"]
-        if what == "token" and request.method == "POST":
-            fault = self.faults.next(request.url.path)
-            if fault is not None:
-                return await self._fail(fault, request)
-            status, body = self.tokens.give(form_of(await request.body()), self.url, self.org.now())
-            return JSONResponse(body, status)
-        if what == "userinfo":
-            if not self._allowed(request):
-                return Response("Bad_OAuth_Token", 403)
-            found = {"organization_id": ORGANIZATION, "user_id": USER, "preferred_username": USERNAME}
-            return JSONResponse({"sub": f"{self.url}/id/{ORGANIZATION}/{USER}", **found})
+    # -- OAuth -------------------------------------------------------------------------------------
+
+    async def _token(self, request: Request) -> Response:
+        return await self.answer(request, self._issue)
+
+    async def _issue(self, request: Request) -> Response:
+        status, body = self.tokens.issue(
+            form_of(await request.body()), self.my_domain or self.url, self.org.now()
+        )
+        return JSONResponse(body, status)
+
+    async def _userinfo(self, request: Request) -> Response:
+        if not self._authorized(request):
+            return Response("Bad_OAuth_Token", 403)
+        found = {"organization_id": ORGANIZATION, "user_id": USER, "preferred_username": USERNAME}
+        return JSONResponse({"sub": f"{self.my_domain or self.url}/id/{ORGANIZATION}/{USER}", **found})
+
+    async def _no_such_endpoint(self, request: Request) -> Response:
         return JSONResponse({"error": "not_found"}, 404)
 
-    def _allowed(self, request: Request) -> bool:
+    def _authorized(self, request: Request) -> bool:
         given = request.headers.get("authorization", "")
         return given.partition(" ")[2] in self.tokens.good
 
+    # -- REST --------------------------------------------------------------------------------------
+
     async def _api(self, request: Request) -> Response:
-        path = request.url.path
-        self.requests.append((request.method, path))
-        fault = self.faults.next(path)
-        if fault is not None:
-            if fault.kind not in ("malformed", "truncated", "short", "slow"):
-                return await self._fail(fault, request)
-            if fault.kind == "slow":
-                await asyncio.sleep(fault.seconds)
-                fault = None
-        match = re.fullmatch(r"/services/data/(v\d+\.0)/(.+)", path)
+        self.requests.append((request.method, request.url.path))
+        return await self.answer(request, self._respond)
+
+    def refuse(self, fault: SalesforceFault) -> Response | None:
+        """Return the error answer of a planned fault; None if the fault changes an ordinary answer instead."""
+        error = fault.error()
+        if error is None:
+            return None
+        status, body = error
+        return JSONResponse(body, status)
+
+    def distort(self, fault: SalesforceFault, answer: Response) -> Response:
+        """Return an answer without half of its rows, for ``short``."""
+        headers = {name: value for name, value in answer.headers.items() if name.startswith("sforce-")}
+        if answer.media_type == "text/csv":
+            lines = bytes(answer.body).splitlines(keepends=True)
+            return Response(b"".join(lines[: (len(lines) + 1) // 2]), 200, headers, "text/csv")
+        found = json.loads(bytes(answer.body))
+        if isinstance(found, dict) and "records" in found:
+            found["records"] = found["records"][: len(found["records"]) // 2]
+        return JSONResponse(found, answer.status_code, headers)
+
+    async def _respond(self, request: Request) -> Response:
+        match = re.fullmatch(r"/services/data/(v\d+\.0)/(.+)", request.url.path)
         try:
-            if not self._allowed(request):
-                raise Refused(401, "INVALID_SESSION_ID", "Session expired or invalid")
+            if not self._authorized(request):
+                raise SalesforceRefused(401, "INVALID_SESSION_ID", "Session expired or invalid")
             if self.used >= self.limit:
-                raise Refused(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded.")
+                raise SalesforceRefused(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded.")
             self.used += 1
             if match is None:
-                raise Refused(404, "NOT_FOUND", "The requested resource does not exist")
+                raise SalesforceRefused(404, "NOT_FOUND", "The requested resource does not exist")
             answer = await self.rest.answer(request, match[2].strip("/").split("/"), match[1])
-        except Refused as error:
+        except SalesforceRefused as error:
             answer = JSONResponse([{"message": str(error), "errorCode": error.code}], error.status)
         except (ValueError, TypeError) as error:
             answer = JSONResponse([{"message": str(error), "errorCode": "JSON_PARSER_ERROR"}], 400)
-        answer.headers["sforce-limit-info"] = f"api-usage={self.used}/{self.limit}"
-        if fault is not None and fault.kind == "short":
-            return _shortened(answer)
-        if fault is not None:
-            cut = bytes(answer.body)[: max(len(answer.body) // 2, 1)]
-            if fault.kind == "malformed":
-                return Response(cut + b"\x00<html>", 200, media_type="application/json")
-            return _Cut(cut, len(answer.body))
+        answer.headers["sforce-limit-info"] = f"api-usage={self.used}/{self.limit}"  # documentation
         return answer
 
-    async def _fail(self, fault: Fault, request: Request) -> Response:
-        if fault.kind == "hang":
-            while not await request.is_disconnected():  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0.05)
-            return Response(status_code=499)
-        if fault.kind == "reset":
-            return _Cut(b"", 1)
-        status, body = fault.answer()
-        return JSONResponse(body, status)
+    # -- the control endpoint ----------------------------------------------------------------------
 
-    # -- by hand -----------------------------------------------------------------------------------
-
-    async def _page(self, request: Request) -> Response:
-        return HTMLResponse(PAGE)
-
-    async def _control(self, request: Request) -> Response:
-        given = json.loads(await request.body() or b"{}") if request.method != "GET" else {}
-        try:
-            return JSONResponse(self._do(request.path_params["what"], request.method, given))
-        except (Refused, TypeError, KeyError, ValueError, AssertionError) as error:
-            return JSONResponse({"error": str(error)}, 400)
-
-    def _do(self, what: str, method: str, given: Mapping[str, Any]) -> Row:
+    def controls(self) -> Controls:
+        """Return the commands of ``/_sandbox/…``."""
         org = self.org
-        match what, method:
-            case "objects", "GET":
-                return {
-                    name: [row for row, _ in zip(t.rows(), range(50), strict=False)]
-                    for name, t in org.tables.items()
-                    if len(t)
-                }
-            case "records", "POST":
-                return {"id": org.create(given["object"], given.get("fields", {}))}
-            case "records", "PATCH":
-                org.update(given["object"], given["id"], given["fields"])
-            case "records", "DELETE":
-                org.delete(given["object"], given["id"])
-            case "gap", "POST":
-                org.gap(given["object"], given["ids"], given.get("kind", "GAP_UPDATE"))
-            case "overflow", "POST":
-                org.overflow(given["object"])
-            case "seed", "POST":
-                org.seed(given["object"], int(given["count"]))
-            case "clock", "POST":
-                org.skew += float(given["advance"])
-            case "tokens", "DELETE":
-                self.expire_tokens()
-            case "migrate", "POST":
-                org.migrate()
-                self.pubsub.kick()
-            case "faults", "POST":
-                self.faults.plan(**given)
-            case "faults", "DELETE":
-                self.faults.clear()
-            case "streams", "POST":
-                for name, value in given.items():
-                    if not hasattr(self.pubsub.faults, name):
-                        raise ValueError(
-                            f"no switch {name!r}; there are: {', '.join(vars(self.pubsub.faults))}"
-                        )
-                    setattr(self.pubsub.faults, name, value)
-                self.pubsub.kick()
-            case _:
-                raise ValueError(
-                    "there are: objects, records, gap, overflow, seed, clock, tokens, migrate, faults, streams"
-                )
-        return {}
+        return {
+            **super().controls(),
+            ("POST", "seed"): Control(lambda given: org.seed(self.known(given.object), given.count), Seed),
+            ("POST", "gap"): Control(
+                lambda given: org.gap(self.known(given.object), given.ids, given.kind), Gap
+            ),
+            ("POST", "overflow"): Control(lambda given: org.overflow(self.known(given.object)), Overflow),
+            ("POST", "merge"): Control(
+                lambda given: org.merge(self.known(given.object), given.winner, given.losers), Merge
+            ),
+            ("POST", "derive"): Control(
+                lambda given: org.derive(self.known(given.object), given.id, given.fields), Derived
+            ),
+            ("POST", "purge"): Control(lambda given: org.purge_deletes(self.known(given.object)), Purge),
+            ("POST", "lag"): Control(lambda given: setattr(org, "lag", given.seconds), Lag),
+            ("DELETE", "tokens"): Control(lambda _: self.expire_tokens(), NoBody),
+            ("POST", "migrate"): Control(lambda _: self._migrate(), NoBody),
+            ("POST", "streams"): Control(self._switch_streams, dict[str, Any]),
+        }
 
+    def _migrate(self) -> None:
+        self.org.migrate()
+        self.pubsub.kick()
 
-def _shortened(answer: Response) -> Response:
-    """Half of the rows, and all that is said about them."""
-    headers = {name: value for name, value in answer.headers.items() if name.startswith("sforce-")}
-    if answer.media_type == "text/csv":
-        lines = bytes(answer.body).splitlines(keepends=True)
-        return Response(b"".join(lines[: (len(lines) + 1) // 2]), 200, headers, "text/csv")
-    found = json.loads(bytes(answer.body))
-    if isinstance(found, dict) and "records" in found:
-        found["records"] = found["records"][: len(found["records"]) // 2]
-    return JSONResponse(found, answer.status_code, headers)
+    def _switch_streams(self, given: Row) -> None:
+        """Change the switches that are given, and leave the others."""
+        switches = self.pubsub.faults
+        changed = checked({**msgspec.structs.asdict(switches), **given}, type(switches))
+        for name in given:
+            setattr(switches, name, getattr(changed, name))
+        self.pubsub.kick()
 
+    def names(self) -> Collection[str]:
+        """Return the names of the org's objects."""
+        return self.org.tables
 
-class _Cut(Response):
-    """Says that it is longer than it is."""
+    def objects(self, most: int) -> dict[str, list[Row]]:
+        """Return the first records of each object that there are any of."""
+        return {
+            name: list(itertools.islice(table.rows(), most))
+            for name, table in self.org.tables.items()
+            if len(table)
+        }
 
-    def __init__(self, body: bytes, length: int) -> None:
-        super().__init__(body, 200, {"content-length": str(length + 1)}, "application/json")
+    def create_record(self, object: str, fields: Row) -> str:
+        """Create a record, and return its id."""
+        return self.org.create(object, fields)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if self.body:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        raise _HangUp
+    def update_record(self, object: str, id: str, fields: Row) -> None:
+        """Change a record."""
+        self.org.update(object, id, fields)
 
+    def delete_record(self, object: str, id: str) -> None:
+        """Delete a record."""
+        self.org.delete(object, id)
 
-class _HangUp(Exception):  # noqa: N818
-    """Ends a connection in the middle."""
+    def page(self) -> Page:
+        """Return the description of the page."""
+        key = {"object": "{object}", "id": "{id}"}
+        rename: dict[str, Any] = {**key, "fields": {"Name": "{value}"}}
+        return Page(
+            title=self.title,
+            note="Each change is published as an event by the Pub/Sub API.",
+            id="Id",
+            labels=("Name", "Subject"),
+            actions=(
+                Action(
+                    label="Create an account",
+                    command="records",
+                    body={"object": "Account", "fields": {"Name": "Account {random}"}},
+                ),
+                Action(label="Publish an overflow event", command="overflow", body={"object": "Account"}),
+                Action(label="Expire the access tokens", method="DELETE", command="tokens"),
+                Action(label="Migrate the org", command="migrate"),
+                Action(label="Move the clock one day ahead", command="clock", body={"advance": 86_400}),
+            ),
+            row_actions={
+                "Account": (
+                    Action(label="Rename", method="PATCH", command="records", body=rename, prompt="New name"),
+                ),
+                "*": (
+                    Action(label="Delete", method="DELETE", command="records", body=key),
+                    Action(
+                        label="Publish a gap event",
+                        command="gap",
+                        body={"object": "{object}", "ids": ["{id}"]},
+                    ),
+                ),
+            },
+        )

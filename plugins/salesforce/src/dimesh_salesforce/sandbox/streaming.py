@@ -1,4 +1,9 @@
-"""The gRPC side of the sandbox."""
+"""The gRPC side of the sandbox: the Pub/Sub API.
+
+Messages and the rules of a subscription are those of the protocol; the error codes in the trailers and the time after which
+a stream without requests is closed are those of the documentation; the texts of the errors are recorded where the tests
+compare them.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +16,14 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from dimesh.errors import ListenError
 from dimesh_salesforce import api
 from dimesh_salesforce.sandbox.faults import StreamFaults
 from dimesh_salesforce.sandbox.org import Org
 
 _PREFIX: Final = "sfdc.platform.eventbus.grpc."
 _MOST: Final = 100
+"""The number of requested events at which a stream's requests are clamped (protocol)."""
 Code: Final = grpc.StatusCode
 
 
@@ -24,9 +31,9 @@ class PubSub:
     """The Pub/Sub API of an org.
 
     Args:
-        org: whose events.
-        allowed: whether an access token is good.
-        keep_alive: seconds between empty answers.
+        org: the org whose events are delivered.
+        allowed: returns whether an access token is accepted.
+        keep_alive: seconds between the empty responses of a stream without events.
     """
 
     def __init__(self, org: Org, allowed: Callable[[str], bool], keep_alive: float) -> None:
@@ -34,19 +41,24 @@ class PubSub:
         self.faults = StreamFaults()
         self.keep_alive = keep_alive
         self.delivered = 0
-        """Events, over all subscribers."""
+        """The number of events that were delivered, over all subscribers."""
         self.streams = 0
-        """Subscriptions that are open."""
+        """The number of open subscriptions."""
         self.opened = 0
-        """Subscriptions so far."""
+        """The number of subscriptions so far."""
         self._allowed = allowed
         self._server: Any = None
         self._changed = asyncio.Event()
         self._kicked = asyncio.Event()
 
     async def start(self, port: int) -> int:
-        """Listen on this machine; returns the port."""
-        self._server = grpc.aio.server()
+        """Listen on loopback, and return the port.
+
+        Raises:
+            ListenError: the port is in use.
+        """
+        # Without the option two servers share a port, and each gets some of the calls.
+        server = self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         unary = grpc.unary_unary_rpc_method_handler
         handlers = {
             "Subscribe": grpc.stream_stream_rpc_method_handler(
@@ -55,25 +67,30 @@ class PubSub:
             "GetTopic": unary(self._topic, api.TopicRequest.FromString, api.TopicInfo.SerializeToString),
             "GetSchema": unary(self._schema, api.SchemaRequest.FromString, api.SchemaInfo.SerializeToString),
         }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(api.SERVICE, handlers),))
-        bound: int = self._server.add_insecure_port(f"127.0.0.1:{port}")
-        await self._server.start()
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(api.SERVICE, handlers),))
+        try:
+            bound: int = server.add_insecure_port(f"127.0.0.1:{port}")
+        except RuntimeError as error:
+            raise ListenError(
+                f"cannot listen at 127.0.0.1:{port}. Choose another port, or 0 for a free one"
+            ) from error
+        await server.start()
         self.org.listeners.append(self.wake)
         return bound
 
     async def stop(self) -> None:
-        """Close every stream."""
+        """Stop listening, and end every stream."""
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
 
     def wake(self) -> None:
-        """Something was told, or a switch was turned."""
+        """Let every stream look for new events and changed switches."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     def kick(self) -> None:
-        """Break every stream, as a network does."""
+        """Break every stream, as a network does (documentation: ``RST_STREAM`` is to be retried)."""
         self._kicked.set()
         self._kicked = asyncio.Event()
         self.wake()
@@ -124,6 +141,7 @@ class PubSub:
     async def _topic(self, request: Any, context: Any) -> Any:
         await self._admit(context)
         objects = await self._objects(context, request.topic_name)
+        # A topic of several objects has no schema of its own (pozil/pub-sub-api-node-client #34).
         several = request.topic_name == "/data/ChangeEvents" or request.topic_name in self.org.channels
         return api.TopicInfo(
             topic_name=request.topic_name,
@@ -144,8 +162,10 @@ class PubSub:
         return api.SchemaInfo(schema_json=text, schema_id=request.schema_id, rpc_id=str(uuid.uuid4()))
 
     async def _subscribe(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        await self._admit(context)
+        # Not before the first request: grpc.aio reports a write to a call that was refused meanwhile as INTERNAL, without the
+        # reason. The source then tries again.
         first = await anext(requests)
+        await self._admit(context)
         topic = first.topic_name
         await self._objects(context, topic)
         await self._check(context, first)

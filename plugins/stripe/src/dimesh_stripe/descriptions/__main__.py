@@ -1,7 +1,7 @@
-"""``python -m dimesh_stripe.descriptions``: writes the descriptions anew, from the type annotations of Stripe's SDK.
+"""``python -m dimesh_stripe.descriptions`` generates the descriptions from the type annotations of Stripe's SDK.
 
-The SDK must be the one of :data:`dimesh_stripe.options.API_VERSION`. It is needed for this alone, and never when changes are
-captured.
+The SDK must have the API version :data:`dimesh_stripe.options.API_VERSION`. It is needed for this only, and never when changes
+are captured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Literal, Union, get_args, get_origin
 import stripe
 from stripe._object_classes import get_object_class
 
-from dimesh_stripe.descriptions import FILE
+from dimesh_stripe.descriptions import DECLARED, FILE, declared
 from dimesh_stripe.options import API_VERSION
 from dimesh_stripe.resources import RESOURCES
 from dimesh_stripe.v2 import V2
@@ -29,7 +29,7 @@ _ORDER: Final = ("string", "integer", "number", "boolean", "array", "object", "n
 
 
 def generate() -> dict[str, Any]:
-    """The content of the file."""
+    """Return the content of the file."""
     found = {name: _fields(name) for name in sorted([*RESOURCES, *V2])}
     return {
         "api_version": stripe.api_version,
@@ -38,7 +38,7 @@ def generate() -> dict[str, Any]:
 
 
 def text(content: dict[str, Any]) -> str:
-    """A field on each line."""
+    """Return the content as JSON with one field per line."""
     return (
         json.dumps(content, indent=1).replace("[\n    ", "[").replace(",\n    ", ", ").replace("\n   ]", "]")
         + "\n"
@@ -46,7 +46,7 @@ def text(content: dict[str, Any]) -> str:
 
 
 def _fields(name: str) -> dict[str, str | list[str]]:
-    # Of what the SDK does not know it has a class without annotations.
+    # For an object that it does not know, the SDK returns a class without annotations.
     kind = get_object_class("V2" if name in V2 else "V1", name)
     if kind is stripe.StripeObject:
         return {}
@@ -70,7 +70,7 @@ def _is_class_variable(annotation: Any) -> bool:
 
 
 def _types(annotation: Any) -> set[str]:
-    """The JSON types of an annotation; none: any. What is not plain is one of the SDK's classes, or its name: an object."""
+    """Return the JSON types of an annotation; empty for any type. A class of the SDK, or its name, is an object."""
     origin = get_origin(annotation)
     if annotation is Any:
         return set()
@@ -87,10 +87,11 @@ def main() -> int:
     """Write the file."""
     if stripe.api_version != API_VERSION:
         sys.stderr.write(
-            f"the SDK is of the API version {stripe.api_version}; install the one of {API_VERSION}\n"
+            f"the SDK has the API version {stripe.api_version}; install the SDK with {API_VERSION}\n"
         )
         return 1
     Path(__file__).with_name(FILE).write_text(text(generate()), "utf-8")
+    Path(__file__).with_name(DECLARED).write_text(text(declared.generate()), "utf-8")
     return 0
 
 

@@ -1,37 +1,34 @@
-"""``python -m dimesh_stripe.sandbox --port 12111``: the sandbox, until it is interrupted."""
+"""``python -m dimesh_stripe.sandbox``, or ``dimesh sandbox stripe``: the sandbox as a command."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import signal
 import sys
 
-from dimesh_stripe.sandbox.server import KEY, StripeSandbox
+from dimesh.sourcekit.sandbox import bounded_count, command_parser, run_sandbox
+from dimesh_stripe.sandbox.server import MAX_OBJECTS, StripeSandbox
 
 
-async def main() -> None:
-    """Serve."""
-    parser = argparse.ArgumentParser(prog="python -m dimesh_stripe.sandbox", description=__doc__)
-    parser.add_argument("--port", type=int, default=12_111)
+def build(options: argparse.Namespace) -> StripeSandbox:
+    """Return the sandbox that the command line describes."""
+    sandbox = StripeSandbox(options.port)
+    sandbox.account.seed("customer", options.customers, lambda n: {"name": f"Customer {n}"})
+    return sandbox
+
+
+def main() -> int:
+    """Run the command, and return its exit code."""
+    parser = command_parser(
+        "dimesh_stripe.sandbox", "Run a local server that behaves as Stripe's API does.", 12_111
+    )
     parser.add_argument(
         "--customers",
-        type=int,
+        type=bounded_count(MAX_OBJECTS),
         default=10,
-        help="how many are there from the beginning, made in the months before",
+        help="number of customers at the start; they were created in the months before and have no events (default: 10)",
     )
-    given = parser.parse_args()
-    sandbox = StripeSandbox(given.port)
-    sandbox.account.seed("customer", given.customers, lambda n: {"name": f"Customer {n}"})
-    async with sandbox:
-        sys.stdout.write(f"Stripe sandbox: {sandbox.url} (a page to change things by hand), API key {KEY}\n")
-        sys.stdout.flush()
-        ended = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):
-                asyncio.get_running_loop().add_signal_handler(number, ended.set)
-        await ended.wait()
+    return run_sandbox(parser, build)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,21 +1,24 @@
-"""What can be made to go wrong."""
+"""The faults of Stripe's API that can be planned."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-import msgspec
+from msgspec import Meta
 
-RATE_REASONS = (
+from dimesh.sourcekit.sandbox import Fault, Status, TransportFault
+
+RateReason = Literal[
     "global-rate",
     "endpoint-rate",
     "global-concurrency",
     "endpoint-concurrency",
     "resource-specific",
-)
+]
+"""Values of the header ``Stripe-Rate-Limited-Reason`` (reference, *Rate limits*)."""
 
 Kind = Literal[
+    TransportFault,
     "rate_limit",
     "rate_limit_400",
     "lock_timeout",
@@ -24,126 +27,82 @@ Kind = Literal[
     "unauthorized",
     "forbidden",
     "not_enabled",
-    "hang",
-    "truncated",
-    "malformed",
     "empty_page",
-    "reset",
-    "slow",
 ]
 
+_RATE_LIMIT: Final = {
+    "message": "Request rate limit exceeded. Learn more about rate limits https://stripe.com/docs/rate-limits.",
+    "type": "invalid_request_error",
+    "code": "rate_limit",
+    "doc_url": "https://stripe.com/docs/error-codes/rate-limit",
+}
+_ANSWERS: Final[dict[str, tuple[int, dict[str, str]]]] = {
+    # Recorded body; the reasons are those of the reference.
+    "rate_limit": (429, _RATE_LIMIT),
+    # SDK: it maps the historic 400 with this code to its rate-limit error, too.
+    "rate_limit_400": (400, _RATE_LIMIT),
+    # Reference, "Rate limits": a lock time-out is a 429 without the header.
+    "lock_timeout": (
+        429,
+        {"message": "The object is locked.", "type": "invalid_request_error", "code": "lock_timeout"},
+    ),
+    # Reference, "Idempotent requests": a concurrent request with the same key.
+    "conflict": (409, {"message": "Another request is in progress.", "type": "idempotency_error"}),
+    # Recorded: the body has no code.
+    "unauthorized": (
+        401,
+        {"message": "Invalid API Key provided: sk_test_****", "type": "invalid_request_error"},
+    ),
+    # Recorded.
+    "forbidden": (
+        403,
+        {
+            "message": "The provided key does not have the required permissions for this endpoint. "
+            "Having the 'rak_customer_read' permission would allow this request to continue.",
+            "type": "invalid_request_error",
+        },
+    ),
+    # Recorded.
+    "not_enabled": (
+        400,
+        {"message": "Your account is not set up to use Issuing.", "type": "invalid_request_error"},
+    ),
+}
 
-class Fault(msgspec.Struct, kw_only=True):
-    """One kind of failure, for the next requests."""
+
+class StripeFault(Fault, kw_only=True, forbid_unknown_fields=True):
+    """One kind of failure of Stripe's API, for the next requests.
+
+    ``empty_page`` (no source) is a list without rows that says ``has_more``.
+    """
 
     kind: Kind
     path: str = "/v1/"
-    """Requests whose path begins so."""
-    times: int = 1
-    """How many; -1: until it is taken back."""
-    status: int = 500
-    """Of ``error``."""
-    reason: str = "global-rate"
-    """Of ``rate_limit``: the header ``Stripe-Rate-Limited-Reason``."""
-    retry_after: float | None = None
+    status: Status = 500
+    """The HTTP status of ``error`` and of ``proxy``."""
+    reason: RateReason = "global-rate"
+    """The header ``Stripe-Rate-Limited-Reason`` of ``rate_limit``."""
+    retry_after: Annotated[float, Meta(ge=0.0)] | None = None
+    """The header ``Retry-After``, which Stripe documents nowhere."""
     should_retry: bool | None = None
-    """The header ``stripe-should-retry``."""
-    seconds: float = 1.0
-    """Of ``slow``."""
+    """The header ``stripe-should-retry`` (SDK: it overrides the client's own judgement)."""
 
-    def error(self) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
-        """Status, body and headers of the answer."""
+    def error(self) -> tuple[int, dict[str, Any], dict[str, str]] | None:
+        """Return status, body and headers of an error answer; None if the fault is not one."""
+        if self.kind == "error":
+            status, body = (
+                self.status,
+                {"message": "Something went wrong on Stripe's end.", "type": "api_error"},
+            )
+        elif self.kind in _ANSWERS:
+            status, body = _ANSWERS[self.kind]
+        else:
+            return None
         headers: dict[str, str] = {}
         if self.retry_after is not None:
             headers["retry-after"] = f"{self.retry_after:g}"
         if self.should_retry is not None:
             headers["stripe-should-retry"] = str(self.should_retry).lower()
-        match self.kind:
-            case "rate_limit" | "rate_limit_400":
-                if self.kind == "rate_limit":
-                    headers["stripe-rate-limited-reason"] = self.reason
-                return (
-                    429 if self.kind == "rate_limit" else 400,
-                    {
-                        "message": "Request rate limit exceeded. Learn more about rate limits "
-                        "https://stripe.com/docs/rate-limits.",
-                        "type": "invalid_request_error",
-                        "code": "rate_limit",
-                        "doc_url": "https://stripe.com/docs/error-codes/rate-limit",
-                    },
-                    headers,
-                )
-            case "lock_timeout":
-                return (
-                    429,
-                    {
-                        "message": "The object is locked.",
-                        "type": "invalid_request_error",
-                        "code": "lock_timeout",
-                    },
-                    headers,
-                )
-            case "conflict":
-                return (
-                    409,
-                    {"message": "Another request is in progress.", "type": "idempotency_error"},
-                    headers,
-                )
-            case "unauthorized":
-                return (
-                    401,
-                    {"message": "Invalid API Key provided: sk_test_****", "type": "invalid_request_error"},
-                    headers,
-                )
-            case "forbidden":
-                return (
-                    403,
-                    {
-                        "message": "The provided key does not have the required permissions for this endpoint. "
-                        "Having the 'rak_customer_read' permission would allow this request to continue.",
-                        "type": "invalid_request_error",
-                    },
-                    headers,
-                )
-            case "not_enabled":
-                return (
-                    400,
-                    {
-                        "message": "Your account is not set up to use Issuing.",
-                        "type": "invalid_request_error",
-                    },
-                    headers,
-                )
-            case _:
-                return (
-                    self.status,
-                    {"message": "Something went wrong on Stripe's end.", "type": "api_error"},
-                    headers,
-                )
-
-
-class Faults:
-    """The failures that are planned."""
-
-    def __init__(self) -> None:
-        self.planned: list[Fault] = []
-
-    def plan(self, kind: Kind, **more: Any) -> Fault:
-        """Let the next requests fail."""
-        fault = Fault(kind=kind, **more)
-        self.planned.append(fault)
-        return fault
-
-    def clear(self) -> None:
-        """No more failures."""
-        self.planned.clear()
-
-    def take(self, path: str) -> Fault | None:
-        """The failure of a request, if one is planned for it."""
-        for fault in self.planned:
-            if path.startswith(fault.path) and fault.times:
-                fault.times -= fault.times > 0
-                if not fault.times:
-                    self.planned.remove(fault)
-                return fault
-        return None
+        if self.kind == "rate_limit":
+            headers["stripe-rate-limited-reason"] = self.reason
+        return status, body, headers

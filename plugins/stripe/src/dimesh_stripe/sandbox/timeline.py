@@ -1,5 +1,6 @@
-"""Rows in the order of their making, and the pages that Stripe's lists are cut into. A page costs what is on it, however long
-the list is: all walks are lazy, and begin at the cursor.
+"""Rows in the order of their creation, and the pages that Stripe's lists are cut into.
+
+A page costs as much as the rows on it, however long the list is: every walk is lazy, and begins at the cursor.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, takewhile
 from typing import Any
 
-Row = dict[str, Any]
+from dimesh.sourcekit.sandbox import Refused, Row
 
 
-class Refused(Exception):  # noqa: N818 - not an error of ours
-    """A request that Stripe answers with an error."""
+class StripeRefused(Refused):
+    """A request that Stripe answers with an error.
+
+    Args:
+        status: the HTTP status.
+        message: the text for people.
+        code: the error code, if there is one.
+        param: the parameter that is wrong, if it is one.
+    """
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
+        super().__init__(status, message)
         self.body: Row = {"message": message, "type": "invalid_request_error"}
         if code is not None:
             self.body |= {
@@ -30,10 +37,11 @@ class Refused(Exception):  # noqa: N818 - not an error of ours
 
 
 class Timeline:
-    """Rows sorted by ``created``; within a second by when they were added. Those without it stay as they are given.
+    """Rows sorted by ``created``, and within one second by the time at which they were added. ``created`` counts whole
+    seconds (reference), so that several rows share one.
 
     Args:
-        rows: oldest first.
+        rows: the first rows, oldest first; rows without ``created`` keep their order.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -43,28 +51,28 @@ class Timeline:
         return len(self._rows)
 
     def add(self, row: Row) -> None:
-        """At its place: that is the end, unless the clock was set back or the row says when it was made."""
+        """Insert a row by its ``created``: at the end, unless the clock was set back or the row is backdated."""
         insort_right(self._rows, row, key=_created)
 
     def remove(self, row: Row) -> None:
-        """Take a row out."""
+        """Remove a row."""
         at = bisect_left(self._rows, _created(row), key=_created)
         while self._rows[at] is not row:
             at += 1
         del self._rows[at]
 
     def age(self, seconds: int) -> None:
-        """All of them were made so much earlier."""
+        """Backdate every row by a number of seconds."""
         for row in self._rows:
             row["created"] -= seconds
 
     def down(self, most: float | None = None) -> Iterator[Row]:
-        """Newest first; ``most``: from that second on into the past."""
+        """Walk through the rows, newest first, from the second ``most`` back."""
         end = len(self._rows) if most is None else bisect_right(self._rows, most, key=_created)
         return (self._rows[n] for n in range(end - 1, -1, -1))
 
     def up(self, least: float | None = None) -> Iterator[Row]:
-        """Oldest first; ``least``: from that second on."""
+        """Walk through the rows, oldest first, from the second ``least`` on."""
         begin = 0 if least is None else bisect_left(self._rows, least, key=_created)
         return (self._rows[n] for n in range(begin, len(self._rows)))
 
@@ -74,32 +82,38 @@ def page(
     params: Mapping[str, Any],
     find: Callable[[str, str], Row],
     url: str,
-    shown: Callable[[Row], Row] = lambda row: row,
+    rendered: Callable[[Row], Row] = lambda row: row,
     keep: Callable[[Row], bool] = lambda row: True,
     least: float = -math.inf,
 ) -> Row:
-    """A page of a list, newest first, as all of Stripe's lists are cut.
+    """Return a page of a list, newest first, as Stripe cuts all of its lists.
+
+    With ``starting_after`` the page holds the rows older than the cursor, with ``ending_before`` those just newer; both are
+    newest first (reference, *Pagination*; stripe/stripe-dotnet #2819). A filter on ``created`` beyond the retention finds
+    less without any error (airbytehq/airbyte #33678).
 
     Args:
-        rows: all there are.
-        params: of the request.
-        find: the row of a cursor, by its id and the parameter that names it.
-        url: of the list.
-        shown: how a row looks in the answer.
+        rows: all rows of the list.
+        params: the parameters of the request.
+        find: returns the row of a cursor, given its id and the name of the parameter.
+        url: the path of the list.
+        rendered: returns a row as the API shows it.
         keep: whether a row is in the list; the cursor need not be.
-        least: none was made before that.
+        least: the second before which no row is listed.
 
     Raises:
-        Refused: the parameters do not fit, or the cursor is not there.
+        StripeRefused: the parameters are wrong, or the cursor does not exist.
     """
     limit = _whole(params.get("limit", "10"), "limit")
     if not 1 <= limit <= 100:
-        raise Refused(
+        raise StripeRefused(
             400, "This value must be between 1 and 100 (inclusive).", "parameter_invalid_integer", "limit"
         )
     after, before = params.get("starting_after"), params.get("ending_before")
     if after and before:
-        raise Refused(400, "You can only specify one of these parameters: starting_after, ending_before.")
+        raise StripeRefused(
+            400, "You can only specify one of these parameters: starting_after, ending_before."
+        )
     lowest, most = _bounds(params.get("created"))
     least = max(least, lowest)
     if before:
@@ -110,7 +124,7 @@ def page(
         walk = _past(cursor, rows.down(cursor.get("created")))
     else:
         walk = rows.down(None if most == math.inf else most)
-    # One of the bounds ends the walk, the other one only leaves rows out.
+    # One of the two bounds ends the walk; the other one only skips rows.
     within = takewhile(
         lambda row: _between(row, -math.inf, most) if before else _between(row, least, math.inf), walk
     )
@@ -120,7 +134,7 @@ def page(
     del found[limit:]
     if before:
         found.reverse()
-    return {"object": "list", "url": url, "has_more": more, "data": [shown(row) for row in found]}
+    return {"object": "list", "url": url, "has_more": more, "data": [rendered(row) for row in found]}
 
 
 def _created(row: Row) -> int:
@@ -128,7 +142,7 @@ def _created(row: Row) -> int:
 
 
 def _past(cursor: Row, walk: Iterator[Row]) -> Iterator[Row]:
-    """The walk from the row after the cursor on."""
+    """Return the walk from the row after the cursor on."""
     for row in walk:
         if row["id"] == cursor["id"]:
             break
@@ -140,7 +154,7 @@ def _between(row: Row, least: float, most: float) -> bool:
 
 
 def _bounds(wanted: Any) -> tuple[float, float]:
-    """The lowest and the highest ``created`` that a filter lets pass."""
+    """Return the lowest and the highest ``created`` that a filter lets pass."""
     if wanted is None:
         return -math.inf, math.inf
     if not isinstance(wanted, Mapping):
@@ -157,4 +171,4 @@ def _whole(text: Any, name: str) -> int:
     try:
         return int(text)
     except (TypeError, ValueError):
-        raise Refused(400, f"Invalid integer: {text}", "parameter_invalid_integer", name) from None
+        raise StripeRefused(400, f"Invalid integer: {text}", "parameter_invalid_integer", name) from None

@@ -1,4 +1,8 @@
-"""The v2 side of an account: objects whose events are thin."""
+"""The v2 side of an account: objects whose events are thin.
+
+Reference, *v2 events*: times are RFC 3339, lists are followed by ``next_page_url``, and a notification names the changed
+object without holding it.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,19 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from dimesh.sourcekit.sandbox import Row
 from dimesh_stripe.sandbox.account import Account
-from dimesh_stripe.sandbox.timeline import Refused, Row
+from dimesh_stripe.sandbox.timeline import StripeRefused
 from dimesh_stripe.v2 import V2
 
 _BY_PATH = {resource.path: resource for resource in V2.values()}
 
 
 class V2Objects:
-    """Objects of the v2 API, and what happened to them.
+    """The objects of the v2 API, and their events.
 
     Args:
-        account: whose clock and ids.
+        account: gives clock and ids.
     """
 
     def __init__(self, account: Account) -> None:
@@ -27,42 +32,42 @@ class V2Objects:
         self._rows: dict[str, dict[str, Row]] = {name: {} for name in V2}
         self._events: list[Row] = []
         self.listeners: list[Callable[[Row], None]] = []
-        """Are told each thin notification."""
+        """The functions that are called with each thin notification."""
 
     def create(self, kind: str, fields: Mapping[str, Any]) -> Row:
-        """A new object."""
+        """Create an object."""
         row = {"id": self._account.new_id("v2obj"), "object": kind, "created": self._now(), **fields}
         self._rows[kind][row["id"]] = row
-        self._tell(f"{kind}.created", row)
+        self._record(f"{kind}.created", row)
         return row
 
     def update(self, kind: str, id: str, fields: Mapping[str, Any]) -> None:
         """Change an object."""
         row = self._find(kind, id)
         row.update(fields)
-        self._tell(f"{kind}.updated", row)
+        self._record(f"{kind}.updated", row)
 
     def delete(self, kind: str, id: str) -> None:
         """Delete an object."""
         row = self._find(kind, id)
         del self._rows[kind][id]
-        self._tell(f"{kind}.deleted", row)
+        self._record(f"{kind}.deleted", row)
 
     def rows(self, kind: str) -> list[Row]:
-        """All of a kind."""
+        """Return all objects of a kind."""
         return list(self._rows[kind].values())
 
     def _find(self, kind: str, id: str) -> Row:
         found = self._rows[kind].get(id)
         if found is None:
-            raise Refused(404, f"No such object: '{id}'", "not_found")
+            raise StripeRefused(404, f"No such object: '{id}'", "not_found")
         return found
 
     def _now(self) -> str:
         moment = datetime.fromtimestamp(self._account.now(), UTC)
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    def _tell(self, kind: str, row: Row) -> None:
+    def _record(self, kind: str, row: Row) -> None:
         resource = V2[row["object"]]
         event = {
             "id": self._account.new_id("evt_test"),
@@ -88,10 +93,10 @@ class V2Objects:
     # -- the API -----------------------------------------------------------------------------------
 
     def answer(self, path: str, params: Mapping[str, Any]) -> Row:
-        """The answer to a GET below ``/v2/``.
+        """Answer a GET below ``/v2/``.
 
         Raises:
-            Refused: there is nothing.
+            StripeRefused: there is no such object or path.
         """
         if path == "core/events":
             return self._list_events(params)
@@ -99,14 +104,14 @@ class V2Objects:
             id = path.rpartition("/")[2]
             found = next((event for event in self._events if event["id"] == id), None)
             if found is None:
-                raise Refused(404, f"No such event: '{id}'", "not_found")
+                raise StripeRefused(404, f"No such event: '{id}'", "not_found")
             return {**found, "changes": None, "data": None}
         if path in _BY_PATH:
             return self._page(self.rows(_BY_PATH[path].name), f"/v2/{path}", params)
         parent, _, id = path.rpartition("/")
         if parent in _BY_PATH:
             return copy.deepcopy(self._find(_BY_PATH[parent].name, id))
-        raise Refused(404, f"Unrecognized request URL (GET: /v2/{path}).", "not_found")
+        raise StripeRefused(404, f"Unrecognized request URL (GET: /v2/{path}).", "not_found")
 
     def _list_events(self, params: Mapping[str, Any]) -> Row:
         since = (params.get("created") or {}).get("gt")

@@ -1,0 +1,71 @@
+"""Avro in the registry: registration, identity, references and refusals, on the stores that people use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from avro_examples import CHANGES
+
+from dimesh import LocalSchemaRegistry
+from dimesh.errors import IncompatibleSchemaError, InvalidSchemaError
+from dimesh.spi.registry import Reference
+
+LINE = {"type": "record", "name": "Line", "namespace": "shop", "fields": [{"name": "n", "type": "int"}]}
+ORDER: dict[str, Any] = {
+    "type": "record",
+    "name": "Order",
+    "namespace": "shop",
+    "fields": [{"name": "lines", "type": {"type": "array", "items": "Line"}}],
+}
+TO_LINE = [Reference("shop.Line", "line", 1)]
+
+
+async def test_avro_is_registered_with_references_and_read_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "registry.db")
+    async with LocalSchemaRegistry(path=path) as registry:
+        await registry.register("line", LINE, format="AVRO")
+        first = await registry.register("order", ORDER, format="AVRO", references=TO_LINE)
+        spelled = json.dumps({**ORDER, "name": "shop.Order"}, indent=4, sort_keys=True)
+        again = await registry.register("order", spelled, format="AVRO", references=TO_LINE)
+        assert (again.version, again.schema_id) == (first.version, first.schema_id)
+        with pytest.raises(InvalidSchemaError, match=r"'shop\.Line' is neither"):
+            await registry.register("order", ORDER, format="AVRO")
+    async with LocalSchemaRegistry(path=path) as registry:
+        assert await registry.validate("order", {"lines": [{"n": 1}]})
+        (problem,) = await registry.explain("order", {"lines": [{"n": "x"}]})
+        assert problem.path == "/lines/0/n"
+        found = await registry.registered("order")
+        payload = found.schema.encode({"lines": [{"n": 1}]})
+        assert (await registry.by_id(first.schema_id)).schema.decode(payload) == {"lines": [{"n": 1}]}
+
+
+@pytest.mark.parametrize("number", [n for n, change in enumerate(CHANGES) if not change.compatible])
+async def test_an_incompatible_version_is_refused_with_its_reason(number: int) -> None:
+    """Whatever the value is that the reader cannot read: a time, a decimal, bytes, the branch of a union."""
+    change = CHANGES[number]
+    async with LocalSchemaRegistry() as registry:
+        await registry.register("subject", change.writer, format="AVRO")
+        with pytest.raises(IncompatibleSchemaError, match="version 1") as raised:
+            await registry.register("subject", change.reader, format="AVRO")
+        assert raised.value.reasons
+
+
+def test_the_command_line_lists_the_language() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "dimesh", "--output", "json", "plugins"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    rows = json.loads(listed.stdout)
+    assert ["dimesh-avro", "available"] in [
+        [row["distribution"], row["state"]]
+        for row in rows
+        if (row["kind"], row["name"]) == ("schema", "avro")
+    ]
