@@ -1,4 +1,4 @@
-"""Rules of the house that a tool can check."""
+"""Rules of this repository that a tool can check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dimesh import hookspecs
+from dimesh.plugins import hookspecs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def sources() -> list[Path]:
 
 
 def test_no_file_names_a_machine_or_an_index() -> None:
-    # Spelled in parts, so that this file does not name them either.
+    # The names are split, so that this file does not contain them.
     words = [
         r"/" + r"root/",
         r"/home/" + r"[a-z]+/",
@@ -46,14 +46,14 @@ def test_no_file_names_a_machine_or_an_index() -> None:
     assert not found
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_has_a_docstring() -> None:
     for path in sources():
         tree = ast.parse(path.read_text("utf-8"))
         assert ast.get_docstring(tree), f"{path} has no docstring"
 
 
 def test_modules_have_one_subject() -> None:
-    # A length is not the rule, but a longer module most often has two subjects.
+    # The length is only an indicator: a longer module usually has two subjects.
     long = {
         str(p.relative_to(ROOT)): n for p in sources() if (n := len(p.read_text("utf-8").splitlines())) > 640
     }
@@ -65,7 +65,7 @@ def test_every_distribution_is_typed() -> None:
         assert (package / "py.typed").exists(), package
 
 
-def test_every_hook_has_a_test_and_stands_in_the_documentation() -> None:
+def test_every_hook_has_a_test_and_is_documented() -> None:
     hooks = [name for name in vars(hookspecs) if name.startswith("dimesh_")]
     tests = "\n".join(p.read_text("utf-8") for p in (ROOT / "core/tests").rglob("test_*.py"))
     page = (ROOT / "docs/reference/hooks.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""What is imported when: a start-up must not pay for what it does not use."""
+"""Imports at start-up: a program must not pay for modules that it does not use."""
 
 from __future__ import annotations
 
@@ -64,6 +64,28 @@ def test_a_memory_bus_imports_no_other_engine() -> None:
     assert not modules & unwanted, modules & unwanted
 
 
-def test_networkx_waits_until_it_is_asked_for() -> None:
+def test_networkx_is_imported_on_first_use() -> None:
     assert "networkx" not in imported_by("import dimesh\ndimesh.LineageService()")
     assert "jsonschema" not in imported_by("import dimesh\ndimesh.LocalSchemaRegistry()")
+
+
+def test_a_source_over_http_imports_the_client_only() -> None:
+    modules = imported_by(
+        "import dimesh_stripe.source\nimport httpx, sys\nassert httpx.Client and 'httpx._main' not in sys.modules"
+    )
+    assert "httpx" in modules
+    unwanted = {"click", "pygments", "rich", "starlette", "uvicorn"}
+    assert not modules & unwanted, modules & unwanted
+
+
+def test_official_plugins_without_commands_are_those_that_help_trusts() -> None:
+    from importlib.metadata import entry_points
+
+    from dimesh.cli.main import WITHOUT_COMMANDS
+
+    installed = {
+        f"{point.name} = {point.value}".encode(): point for point in entry_points(group="dimesh.hooks")
+    }
+    assert set(installed) >= WITHOUT_COMMANDS
+    for line in WITHOUT_COMMANDS:
+        assert not hasattr(installed[line].load(), "dimesh_commands")

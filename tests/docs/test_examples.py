@@ -1,8 +1,8 @@
-"""Every example of the documentation, run as it stands.
+"""Every example of the documentation, run unchanged.
 
 ``python`` blocks of one page share a namespace and may await at top level. ``console`` blocks are shell sessions: each
-line that begins with ``$ dimesh`` is run, and the lines below it, if there are any, must appear in its output in that
-order (``...`` stands for anything). All of a page runs in one empty directory.
+line that begins with ``$ dimesh`` or ``$ mv`` is run, and the lines below it, if there are any, must appear in its output in that
+order (``...`` stands for anything). All examples of a page run in one empty directory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,18 @@ def name_of(page: Path) -> str:
 RUNNABLE = [page for page in PAGES if any(lang in ("python", "console") for lang, _, _ in examples(page))]
 
 
-@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def has_many_commands(page: Path) -> bool:
+    """Return whether a page starts more than a few processes."""
+    return sum(code.count("$ dimesh") for lang, _, code in examples(page) if lang == "console") > 1
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if has_many_commands(page) else [], id=name_of(page))
+        for page in RUNNABLE
+    ],
+)
 async def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "__example__"}
@@ -63,7 +74,9 @@ async def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 async def run_python(code: str, page: Path, namespace: dict[str, Any]) -> None:
-    compiled = compile(code, name_of(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    # Without the __future__ imports of this module, which a reader's file does not have.
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    compiled = compile(code, name_of(page), "exec", flags=flags, dont_inherit=True)
     result = eval(compiled, namespace)
     if inspect.iscoroutine(result):
         await result
@@ -77,7 +90,7 @@ def run_console(session: str, directory: Path) -> None:
         elif steps and line.strip():
             steps[-1][1].append(line)
     for command, expected in steps:
-        if not re.match(r"(\w+ .*\| *)?dimesh\b", command):
+        if not re.match(r"(mv |(\w+ .*\| *)?dimesh\b)", command):
             continue
         done = subprocess.run(
             ["bash", "-c", command],

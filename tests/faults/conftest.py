@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# The workers are processes of their own: what they run must be importable by name there, too.
+# The workers are separate processes, in which their code must be importable by name.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from observed import Observed

@@ -1,7 +1,7 @@
-"""A process that publishes to and consumes from one sqlite bus until it is killed, by others or by itself.
+"""A process that publishes to and consumes from one sqlite bus until it is killed or kills itself.
 
-What happens is written to a named pipe that the parent reads: what was acknowledged is known there, whatever becomes of
-this process and its files.
+It writes its actions to a named pipe that the parent reads, so the parent knows the acknowledged events even if this
+process dies and its files are damaged.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimesh import Event, EventBus, RetryPolicy, StartAt, SubscriptionOptions
-from dimesh.backends.sqlite import backend as sqlite_backend
-from dimesh.backends.sqlite import database, writer
-from dimesh.backends.sqlite.backend import SqliteBackend
-from dimesh.backends.sqlite.options import SqliteOptions
+from dimesh.backends.bus.sqlite import backend as sqlite_backend
+from dimesh.backends.bus.sqlite import database, writer
+from dimesh.backends.bus.sqlite.backend import SqliteBackend
+from dimesh.backends.bus.sqlite.options import SqliteOptions
 from dimesh.clock import SystemClock
 from dimesh_contracts.history import History, RecordingBackend
 from dimesh_contracts.history.entries import Crashed, Entry
@@ -34,39 +34,39 @@ STATEMENTS = {
     "offsets": "INSERT INTO offsets",
     "attempts": "INSERT OR REPLACE INTO attempts",
     "join": "INSERT INTO members",
-    "claim": "INSERT OR REPLACE INTO owners",
+    "claim": "INSERT INTO owners",
     "leave": "DELETE FROM members",
     "checkpoint": "PRAGMA wal_checkpoint(PASSIVE)",
     "close": "PRAGMA wal_checkpoint(TRUNCATE)",
 }
-"""Failpoints named after the statement that is about to run."""
+"""The failpoints, named after the statement that is about to run."""
 OTHERS = ("committed", "handler", "handled", "dead-letter", "acknowledged")
 FAILPOINTS = (*STATEMENTS, *OTHERS)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker does."""
+    """The task of a worker."""
 
     path: str
     pipe: str
     name: str
     first: int = 0
-    """Its events are numbered from here."""
+    """The number of its first event."""
     count: int = 1_000_000
     publishes: bool = True
     consumes: bool = True
     fails: bool = True
-    """Some events fail once, and some for good."""
+    """Whether some events fail once, and some permanently."""
     failpoint: str = ""
     hits: int = 1
-    """The failpoint kills when it is reached for this time."""
+    """The number of the pass at which the failpoint kills."""
     until_idle: bool = False
-    """End when everything is handled; else when asked to (SIGTERM)."""
+    """Whether to end when everything is handled; otherwise the worker ends at SIGTERM."""
 
 
 class Mortal(History):
-    """A history whose process can kill itself: nothing is written after the entry that says so."""
+    """A history whose process can kill itself: nothing is written after the entry that records it."""
 
     def __init__(self, descriptor: int, process: str) -> None:
         self._lock = threading.Lock()
@@ -83,7 +83,7 @@ class Mortal(History):
 
 
 class Failpoint:
-    """Counts how often it is reached."""
+    """A failpoint that counts its passes."""
 
     def __init__(self, history: Mortal, name: str, hits: int) -> None:
         self._history = history
@@ -98,7 +98,7 @@ class Failpoint:
 
 
 def install(point: Failpoint) -> None:
-    """Watch the statements of the writing connection, and the moment between a commit and its acknowledgement."""
+    """Trace the statements of the writing connection, and the point between a commit and its acknowledgement."""
     make = database.writer_connection
     statement = STATEMENTS.get(point.name)
 
@@ -122,10 +122,10 @@ def install(point: Failpoint) -> None:
 
 
 def run(task: Task) -> None:
-    """The process. One that hangs says where, and ends before the test's time is over."""
+    """Run the process. If it hangs, it prints where, and ends before the test's time-out."""
     faulthandler.dump_traceback_later(100, exit=True)
     asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())  # until the loop takes it over
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())  # until the loop installs its own handler
     history = Mortal(os.open(task.pipe, os.O_WRONLY), task.name)
     point = Failpoint(history, task.failpoint, task.hits)
     if task.failpoint:

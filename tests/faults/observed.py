@@ -1,8 +1,7 @@
-"""Workers that can be killed, and the history of what they did."""
+"""Workers that can be killed, and the history of their actions."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -10,23 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import fault_worker as worker
+from forked import CONTEXT
 
 from dimesh_contracts.history import Entry, Violation, check
 from dimesh_contracts.history.entries import Crashed, encode, parse
 
-# Processes are forked from a server that has imported everything: each costs milliseconds.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([worker.__name__, "dimesh_contracts.history"])
-
 
 class Observed:
-    """Workers on one database, and what they said happened."""
+    """Workers on one database, and the history that they report."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "mesh.db"
         self.pipe = folder / "history"
         os.mkfifo(self.pipe)
-        # Open for both, so that the pipe lives on when no worker does.
+        # Open for reading and writing, so that the pipe stays open while no worker runs.
         self._descriptor = os.open(self.pipe, os.O_RDWR)
         self._data = bytearray()
         self._thread = threading.Thread(target=self._collect, daemon=True)
@@ -42,7 +38,7 @@ class Observed:
                 return
 
     def start(self, **options: Any) -> str:
-        """A worker; its events have numbers of their own."""
+        """Start a worker, whose events have their own range of numbers."""
         self._number += 1
         name = f"w{self._number}"
         task = worker.Task(str(self.path), str(self.pipe), name, self._number * 1_000_000, **options)
@@ -52,7 +48,7 @@ class Observed:
         return name
 
     def kill(self, name: str) -> None:
-        """As if the machine's memory were gone; nothing of it is written down after the crash."""
+        """Kill a worker with SIGKILL; its history has no entry after the crash."""
         process = self.workers.pop(name)
         if process.exitcode is not None:
             raise AssertionError(f"{name} ended by itself with {process.exitcode}")
@@ -63,13 +59,13 @@ class Observed:
         self.crashes += 1
 
     def terminate(self, name: str) -> None:
-        """Ask it to end, and wait until it has."""
+        """Terminate the worker and wait for its end."""
         process = self.workers[name]
         process.terminate()
         self.join(name)
 
     def join(self, name: str, timeout: float = 60) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for the end of the worker; return its exit code."""
         process = self.workers.pop(name)
         process.join(timeout)
         assert process.exitcode is not None, f"{name} did not end"
@@ -80,7 +76,7 @@ class Observed:
         return int(process.exitcode)
 
     def finish(self, fails: bool = True) -> list[Entry]:
-        """Let a last worker handle what is left; the whole history."""
+        """Let a last worker handle the remaining events; return the whole history."""
         self.join(self.start(publishes=False, until_idle=True, fails=fails), 120)
         os.write(self._descriptor, b"the end\n")
         self._thread.join(30)
@@ -95,7 +91,9 @@ class Observed:
 
 
 def judge(history: list[Entry], repeats: int = 6_000) -> list[Violation]:
-    """What a run that ended idle must not show. What an interruption may repeat is what was handled since the last commit
-    (``commit_every``, 5,000) and what was in flight (``max_in_flight``, 1,000).
+    """Return the violations in the history of a run that ended idle.
+
+    An interruption may repeat the events handled since the last commit (``commit_every``, 5,000) and those in flight
+    (``max_in_flight``, 1,000).
     """
     return check(history, complete=True, repeats_per_interruption=repeats)

@@ -1,4 +1,4 @@
-"""What systems and networks do to capture: it must end with what the system has, having told every change, or the gap."""
+"""Faults of systems and networks: capture must end with the rows of the system, having published every change or the gap."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import pytest
 from capture.history import History
 from capture.stages import STAGES, SalesforceStage, StripeStage
 
-from dimesh import EventBus, EventBusFactory, StartAt
-from dimesh.cdc import SourceConnector, SqliteCDCStore
+from dimesh import EventBus, EventBusFactory, SqliteCDCStore, StartAt
+from dimesh.cdc import SourceConnector
 from dimesh.clock import Handle, SystemClock
 from dimesh.plugins import PluginManager
+from dimesh.spi.context import PluginContext
 from dimesh_contracts.proxy import FaultProxy
 from dimesh_contracts.waiting import be_patient, until
 
@@ -26,7 +27,7 @@ HOUR = 3_600.0
 
 
 class Hurried(SystemClock):
-    """Time that passes faster, so that waiting for minutes takes moments; and a wall clock that can be set."""
+    """A clock that runs faster, so that minutes pass quickly, and whose wall clock can be set."""
 
     def __init__(self) -> None:
         self.offset = 0.0
@@ -36,7 +37,7 @@ class Hurried(SystemClock):
 
     @property
     def factor(self) -> float:
-        """Seconds for one of the real ones; of what is waited for already, it changes nothing."""
+        """The number of seconds that pass in one real second; waits that have begun keep theirs."""
         return self._factor
 
     @factor.setter
@@ -70,14 +71,16 @@ class Running:
         self._numbers = 0
 
     async def start(self, stack: AsyncExitStack, **options: Any) -> None:
-        """Follow, with these options of the source beside the stage's."""
+        """Start capturing, with additional options of the source."""
         bus: EventBus = EventBusFactory.create("sqlite", path=str(self._folder / "mesh.db"), clock=self.clock)
         await stack.enter_async_context(bus)
         store = SqliteCDCStore(self._folder / "cdc.db")
         stack.push_async_callback(store.close)
         await bus.subscribe(f"cdc.{self.stage.driver}", self.history, "history", start=StartAt.EARLIEST)
         given = {**self.stage.options, **options}
-        self.source: Any = PluginManager().cdc_source(self.stage.driver, given, self.clock)
+        self.source: Any = PluginManager().cdc_source(
+            self.stage.driver, given, PluginContext(clock=self.clock)
+        )
         self.connector = SourceConnector("captured", self.source, bus, store=store)
         stack.push_async_callback(self.connector.disconnect)
         await self.connector.start([self.stage.object])
@@ -87,7 +90,7 @@ class Running:
         return found
 
     def change(self, count: int = 1) -> None:
-        """Changes of the system that are all to be told."""
+        """Make changes that must all be published."""
         for _ in range(count):
             self._numbers += 1
             name = f"n{self._numbers}"
@@ -109,13 +112,11 @@ class Running:
         self.history.sure = True
 
     async def settled(self) -> None:
-        """All is told."""
-        history = self.history
+        """Wait until every change has arrived."""
         try:
-            await until(lambda: not history.missing)
-            await until(lambda: history.rows == self.stage.rows())
+            await until(lambda: self.history.complete)
         except TimeoutError:
-            pytest.fail(f"missing {history.missing}; {self.connector.get_status()}")
+            pytest.fail(f"{self.history.differences()}; {self.connector.get_status()}")
 
 
 @pytest.fixture
@@ -150,21 +151,22 @@ async def salesforce(stack: AsyncExitStack, tmp_path: Path) -> Running:
     ],
     ids=lambda f: f["kind"] + ("-and-when" if "retry_after" in f else ""),
 )
+@pytest.mark.slow
 async def test_stripe_storms(stripe: Running, stack: AsyncExitStack, fault: dict[str, Any]) -> None:
-    """In the snapshot and in the stream, while changes go on."""
+    """Faults in the snapshot and in the stream, while changes go on."""
     stripe.clock.factor = 10.0
     sandbox = stripe.stage.sandbox
     stripe.change(60)
-    await stripe.start(stack, timeout=0.5, retry_for=5.0)
+    await stripe.start(stack, timeout=5.0, retry_for=5.0)  # by a clock that is ten times as fast
     sandbox.faults.plan(**fault)
     while stripe.status()["phase"] != "stream":
         stripe.change()
-        await asyncio.sleep(0.01)  # how often it changes
+        await asyncio.sleep(0.01)  # the number of rounds of changes
     await stripe.streaming()
     sandbox.faults.plan(**fault)
     while sandbox.faults.planned:
         stripe.change()
-        await asyncio.sleep(0.01)  # how often it changes
+        await asyncio.sleep(0.01)  # the number of rounds of changes
     await stripe.settled()
     assert stripe.history.gaps == 0
     if "rate" in fault["kind"]:
@@ -186,26 +188,28 @@ async def test_stripe_storms(stripe: Running, stack: AsyncExitStack, fault: dict
     ],
     ids=lambda f: f["kind"],
 )
+@pytest.mark.slow
 async def test_salesforce_storms(salesforce: Running, stack: AsyncExitStack, fault: dict[str, Any]) -> None:
-    """In the snapshot, and when a gap event has rows fetched in the stream."""
+    """Faults in the snapshot, and in the stream when a gap event makes the source fetch rows."""
     salesforce.clock.factor = 10.0
     sandbox = salesforce.stage.sandbox
     salesforce.change(60)
-    await salesforce.start(stack, timeout=0.5, retry_for=5.0)
+    await salesforce.start(stack, timeout=5.0, retry_for=5.0)  # by a clock that is ten times as fast
     sandbox.faults.plan(path="/services/data/v66.0/query", **fault)
     while salesforce.status()["phase"] != "stream":
         salesforce.change()
-        await asyncio.sleep(0.01)  # how often it changes
+        await asyncio.sleep(0.01)  # the number of rounds of changes
     await salesforce.streaming()
     sandbox.faults.plan(path="/services/data/v66.0/", **fault)
     sandbox.org.gap("Account", [salesforce.keys[0]])
     while sandbox.faults.planned:
         salesforce.change()
-        await asyncio.sleep(0.01)  # how often it changes
+        await asyncio.sleep(0.01)  # the number of rounds of changes
     await salesforce.settled()
 
 
 @pytest.mark.parametrize("trouble", ["unavailable", "overload", "cut", "token"])
+@pytest.mark.slow
 async def test_salesforce_streams_in_trouble(
     salesforce: Running, stack: AsyncExitStack, trouble: str
 ) -> None:
@@ -231,8 +235,9 @@ async def test_salesforce_streams_in_trouble(
     assert salesforce.history.gaps == 0
 
 
+@pytest.mark.slow
 async def test_a_connection_that_is_half_open(stripe: Running, stack: AsyncExitStack) -> None:
-    """The network swallows everything, and tells nobody."""
+    """The network drops everything without any error."""
     proxy = await stack.enter_async_context(FaultProxy(stripe.stage.sandbox.port))
     stripe.change(60)
     await stripe.start(stack, url=f"http://127.0.0.1:{proxy.port}", timeout=0.4)
@@ -241,21 +246,23 @@ async def test_a_connection_that_is_half_open(stripe: Running, stack: AsyncExitS
         proxy.cut()
         stripe.change(10)
         before = proxy.connections
-        await until(lambda before=before: proxy.connections > before + 1)  # it tries again, in vain
+        await until(lambda before=before: proxy.connections > before + 1)  # its retries fail
         proxy.heal()
         await stripe.settled()
     assert stripe.history.gaps == 0
 
 
+@pytest.mark.slow
 async def test_connections_of_salesforce_that_are_half_open(
     salesforce: Running, stack: AsyncExitStack
 ) -> None:
     sandbox = salesforce.stage.sandbox
     rest = await stack.enter_async_context(FaultProxy(int(sandbox.url.rpartition(":")[2])))
     stream = await stack.enter_async_context(FaultProxy(int(sandbox.grpc_target.rpartition(":")[2])))
+    sandbox.my_domain = f"http://127.0.0.1:{rest.port}"
     salesforce.change(60)
     await salesforce.start(
-        stack, instance_url=f"http://127.0.0.1:{rest.port}", pubsub=f"127.0.0.1:{stream.port}", timeout=0.4,
+        stack, instance_url=sandbox.my_domain, pubsub=f"127.0.0.1:{stream.port}", timeout=0.4,
         silence=0.5,
     )  # fmt: skip
     await salesforce.streaming()
@@ -272,8 +279,9 @@ async def test_connections_of_salesforce_that_are_half_open(
 
 
 @pytest.mark.parametrize("how", ["wrong bytes", "no schema", "nothing"])
+@pytest.mark.slow
 async def test_events_that_cannot_be_read(salesforce: Running, stack: AsyncExitStack, how: str) -> None:
-    """Nothing is skipped in silence, and nothing comes to a stop: what the event was about is read anew."""
+    """An unreadable event is not skipped silently and does not stop the stream: the object is read again."""
     salesforce.clock.factor = 20.0
     org = salesforce.stage.sandbox.org
     salesforce.change(30)
@@ -286,9 +294,9 @@ async def test_events_that_cannot_be_read(salesforce: Running, stack: AsyncExitS
     org.delete_silently("Account", gone)
     del salesforce.keys[:2]
     if how == "wrong bytes":
-        org.raw("Account", org.told[-1].payload[:-7] + b"\xff\xff\xff\xff\xff\xff\xff")
+        org.raw("Account", org.events[-1].payload[:-7] + b"\xff\xff\xff\xff\xff\xff\xff")
     elif how == "no schema":
-        org.raw("Account", org.told[-1].payload, schema_id="no-such-schema")
+        org.raw("Account", org.events[-1].payload, schema_id="no-such-schema")
     else:
         org.raw("Account", b"")
     await until(lambda: salesforce.history.repaired == 1)
@@ -300,8 +308,9 @@ async def test_events_that_cannot_be_read(salesforce: Running, stack: AsyncExitS
 
 
 @pytest.mark.parametrize("system", list(STAGES))
-async def test_our_clock_jumps(stack: AsyncExitStack, tmp_path: Path, system: str) -> None:
-    """By more than a day, forwards and back: no gap that is none, no lag below nothing, no stop."""
+@pytest.mark.slow
+async def test_the_local_clock_jumps(stack: AsyncExitStack, tmp_path: Path, system: str) -> None:
+    """A jump of more than a day, forwards or back, causes no false gap, no negative lag and no stop."""
     running = Running(await stack.enter_async_context(STAGES[system](tmp_path)), tmp_path)
     running.change(30)
     await running.start(stack)
@@ -313,8 +322,9 @@ async def test_our_clock_jumps(stack: AsyncExitStack, tmp_path: Path, system: st
     assert running.history.gaps == 0
 
 
+@pytest.mark.slow
 async def test_ten_minutes_of_silence(salesforce: Running, stack: AsyncExitStack) -> None:
-    """A stream that hangs without an error is noticed by its silence, by the clock that we were given."""
+    """A stream that hangs without an error is recognised by its silence, on the injected clock."""
     salesforce.stage.sandbox.pubsub.keep_alive = 0.02
     salesforce.change(10)
     await salesforce.start(stack, silence=600.0)
@@ -325,7 +335,7 @@ async def test_ten_minutes_of_silence(salesforce: Running, stack: AsyncExitStack
     faults.silent = True
     salesforce.stage.sandbox.pubsub.wake()
     await until(lambda: salesforce.stage.sandbox.pubsub.streams > 0)
-    salesforce.clock.factor = 600.0  # from now on a second is ten minutes
+    salesforce.clock.factor = 600.0  # from now on, a second counts as ten minutes
     salesforce.stage.sandbox.pubsub.kick()
     salesforce.change(5)
     await until(lambda: salesforce.source.account()["streams_reopened"] > 0)
@@ -334,14 +344,14 @@ async def test_ten_minutes_of_silence(salesforce: Running, stack: AsyncExitStack
     assert salesforce.history.gaps == 0
 
 
-@pytest.mark.parametrize("most", [200, pytest.param(100_000, marks=pytest.mark.slow)])
-@pytest.mark.timeout(300)
-async def test_more_changes_in_one_transaction_than_are_told(
+@pytest.mark.parametrize("most", [200, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.timeout(900)
+async def test_more_changes_in_one_transaction_than_are_published(
     salesforce: Running, stack: AsyncExitStack, most: int
 ) -> None:
-    be_patient(200.0)
+    be_patient(200.0 if most == 200 else 600.0)
     org = salesforce.stage.sandbox.org
-    org.told_at_most = most
+    org.max_transaction = most
     org.seed("Account", most + 50)
     ids = [row["Id"] for row in org.rows("Account")]
     await salesforce.start(stack, page=2_000)
@@ -358,8 +368,9 @@ async def test_more_changes_in_one_transaction_than_are_told(
     assert salesforce.history.gaps == 1
 
 
-async def test_an_org_that_is_moved(salesforce: Running, stack: AsyncExitStack) -> None:
-    """Its replay ids are worth nothing from one moment to the next; what changed meanwhile, deletes too, is found."""
+@pytest.mark.slow
+async def test_an_org_that_is_migrated(salesforce: Running, stack: AsyncExitStack) -> None:
+    """Its replay ids become invalid at once; changes made meanwhile, deletes included, are found."""
     sandbox = salesforce.stage.sandbox
     salesforce.change(40)
     await salesforce.start(stack)
@@ -376,13 +387,16 @@ async def test_an_org_that_is_moved(salesforce: Running, stack: AsyncExitStack) 
     assert salesforce.history.gaps == 2
 
 
+@pytest.mark.slow
 async def test_an_allocation_that_is_used_up(salesforce: Running, stack: AsyncExitStack) -> None:
-    """Nothing is delivered until some is free, nobody is asked all the time, and then nothing is missing."""
+    """Nothing is delivered until the allocation is raised, Salesforce is not hammered, and then nothing is missing."""
     org = salesforce.stage.sandbox.org
-    salesforce.clock.factor = 3_600.0
     salesforce.change(20)
-    await salesforce.start(stack, silence=3_600.0)
+    await salesforce.start(stack, silence=3_600.0, timeout=600.0)
     await salesforce.streaming()
+    salesforce.clock.factor = (
+        3_600.0  # after the requests of the start, whose time-outs are on this clock, too
+    )
     org.allocation = 3
     salesforce.change(20)
     await until(lambda: salesforce.status()["errors"] > 0)
@@ -392,15 +406,16 @@ async def test_an_allocation_that_is_used_up(salesforce: Running, stack: AsyncEx
     await until(lambda: salesforce.status()["errors"] > errors + 2)
     passed = salesforce.clock.monotonic() - began
     assert passed / (salesforce.status()["errors"] - errors) > 300, (
-        "it was tried more often than every five minutes"
+        "the source retried more often than every five minutes"
     )
     org.allocation = None
     await salesforce.settled()
     assert salesforce.history.gaps == 0
 
 
+@pytest.mark.slow
 async def test_hostile_webhooks(stripe: Running, stack: AsyncExitStack) -> None:
-    """Forged, doubled, shuffled, replayed and oversized ones change nothing: they are hints, and only true ones count."""
+    """Forged, duplicated, shuffled, replayed and oversized webhooks change nothing: only genuine ones count, and as hints."""
     import uvicorn
 
     sandbox = stripe.stage.sandbox
@@ -434,7 +449,7 @@ async def test_hostile_webhooks(stripe: Running, stack: AsyncExitStack) -> None:
         f"{sandbox.url}/v1/webhook_endpoints", data={"url": url, "enabled_events[]": "*"}
     )
     sandbox.endpoints[answer.json()["id"]].secrets = [made]
-    sandbox.webhook_copies, sandbox.webhook_shuffle = 3, True
+    sandbox.webhooks.copies, sandbox.webhooks.shuffle = 3, True
     for n in range(10):
         stripe.change(3)
         forged = b'{"id": "evt_forged%d", "type": "customer.deleted"}' % n

@@ -14,7 +14,7 @@ from dimesh.clock import SystemClock
 
 
 class Adjusted(SystemClock):
-    """The system's clock, set by somebody."""
+    """A system clock that is set during the test."""
 
     offset = 0.0
 
@@ -32,7 +32,7 @@ def make(path: Path, clock: Adjusted) -> EventBus:
 
 
 async def numbers(bus: EventBus, start: Any = StartAt.EARLIEST) -> list[int]:
-    return [d.record.event.payload for d in await bus.backend.read("t", start, 1_000)]
+    return [d.record.event.payload for d in await bus.door.read("t", start, 1_000)]
 
 
 @pytest.mark.parametrize("hours", [-30, -1, 1, 30])
@@ -43,10 +43,10 @@ async def test_order_and_start_by_time_hold(tmp_path: Path, clock: Adjusted, hou
                 clock.offset = hours * 3_600
             await bus.publish("t", Event("x.y", None, n), key="k")
         assert await numbers(bus) == list(range(10))
-        page = await bus.backend.read("t", StartAt.EARLIEST, 100)
+        page = await bus.door.read("t", StartAt.EARLIEST, 100)
         times = [d.timestamp for d in page]
         assert times == sorted(times), "time went back within the log"
-        # A start by time never skips what was published after it, whatever the clock said.
+        # A start by time never skips an event published after it, whatever the clock showed.
         moment = datetime.fromtimestamp(times[5] - 0.001, UTC)
         assert set(await numbers(bus, moment)) >= {5, 6, 7, 8, 9}
     async with make(tmp_path / "mesh.db", clock) as again:
@@ -55,8 +55,9 @@ async def test_order_and_start_by_time_hold(tmp_path: Path, clock: Adjusted, hou
 
 
 @pytest.mark.parametrize("hours", [-30, 30])
-async def test_members_are_not_taken_for_dead(tmp_path: Path, clock: Adjusted, hours: int) -> None:
-    """Leases count by the clock that nobody can set."""
+@pytest.mark.slow
+async def test_live_members_do_not_count_as_dead(tmp_path: Path, clock: Adjusted, hours: int) -> None:
+    """Leases use the monotonic clock, which cannot be set."""
     other = Adjusted()
     async with make(tmp_path / "mesh.db", clock) as one, make(tmp_path / "mesh.db", other) as two:
         handled: list[int] = []
@@ -64,7 +65,7 @@ async def test_members_are_not_taken_for_dead(tmp_path: Path, clock: Adjusted, h
             await bus.subscribe("t", lambda e: handled.append(e.payload), name, group="g")
 
         async def owners() -> set[str | None]:
-            return {g.member for g in await two.backend.groups() if g.topic == "t"}
+            return {g.member for g in await two.door.groups() if g.topic == "t"}
 
         async with asyncio.timeout(20):
             while await owners() != {"one", "two"}:
@@ -80,7 +81,7 @@ async def test_members_are_not_taken_for_dead(tmp_path: Path, clock: Adjusted, h
 
 
 async def test_delayed_events_follow_the_wall_clock(tmp_path: Path, clock: Adjusted) -> None:
-    """An event due at nine is delivered at nine, by the clock on the wall; set forward, it is due at once."""
+    """An event that is due at nine is delivered at nine of the wall clock; if the clock is set forward, at once."""
     async with make(tmp_path / "mesh.db", clock) as bus:
         handled: list[int] = []
         await bus.subscribe("t", lambda e: handled.append(e.payload), "g")

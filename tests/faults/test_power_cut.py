@@ -1,4 +1,4 @@
-"""A power cut, simulated: of what was written since the last flush, any part may be on the disk, or none of it.
+"""A simulated power cut: any part of what was written since the last flush may be on the disk, or none of it.
 
 The files are copied after each acknowledged publish (their contents are flushed then) and around checkpoints. Between two
 such moments the disk may hold any mixture of the two: the log up to any byte of the new one, with the rest as it was; and
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dimesh import Event, EventBus, EventBusFactory, StartAt
-from dimesh.backends.sqlite import writer
+from dimesh.backends.bus.sqlite import writer
 from dimesh.spi.bus import TopicConfig
 
 PAGE = 4_096
@@ -24,7 +24,7 @@ def make(path: Path) -> EventBus:
 
 
 class Disk:
-    """Both files at one moment."""
+    """The contents of both files at one moment."""
 
     def __init__(self, path: Path) -> None:
         self.main = path.read_bytes()
@@ -33,12 +33,12 @@ class Disk:
 
 
 def mixed(old: bytes, new: bytes, cut: int) -> bytes:
-    """The first ``cut`` bytes are new already, the rest is as it was."""
+    """Return the first ``cut`` bytes of the new contents, then the old ones."""
     return new[:cut] + old[cut:] if len(old) > cut else new[:cut]
 
 
 def pages(old: bytes, new: bytes, rng: random.Random) -> bytes:
-    """Each page is the old or the new one."""
+    """Return the file with each page from either the old or the new contents."""
     whole = bytearray(new)
     for at in range(0, len(new), PAGE):
         if rng.random() < 0.5:
@@ -47,14 +47,14 @@ def pages(old: bytes, new: bytes, rng: random.Random) -> bytes:
 
 
 async def after_the_cut(folder: Path, main: bytes, wal: bytes) -> list[list[int]]:
-    """What a mesh finds that is started on such a disk: the batches, in order."""
+    """Start a mesh on such a disk, and return the batches that it finds, in order."""
     folder.mkdir()
     path = folder / "mesh.db"
     path.write_bytes(main)
     Path(f"{path}-wal").write_bytes(wal)
     async with make(path) as bus:
-        found = [d.record.event.payload for d in await bus.backend.read("t", StartAt.EARLIEST, 100_000)]
-        # And it can be written.
+        found = [d.record.event.payload for d in await bus.door.read("t", StartAt.EARLIEST, 100_000)]
+        # The log also accepts new events.
         await bus.publish("t", Event("x.y", None, [-1, -1]))
     return found
 
@@ -69,15 +69,16 @@ async def check(
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.slow
 async def test_what_was_acknowledged_survives(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All acknowledged batches are there; the one that was being written is there as a whole or not at all."""
+    """All acknowledged batches exist; the batch in progress exists as a whole or not at all."""
     rng = random.Random(seed)
     path = tmp_path / "mesh.db"
     bus = make(path)
     await bus.open()
-    await bus.backend.create_topic("t", TopicConfig(partitions=1))
+    await bus.door.create_topic("t", TopicConfig(partitions=1))
     sizes: list[int] = []
     cuts = 0
 
@@ -92,15 +93,15 @@ async def test_what_was_acknowledged_survives(
         monkeypatch.setattr(writer, "CHECKPOINT_BYTES", 0 if checkpoint else 1 << 60)
         sizes.append(rng.randrange(1, 30))
         await bus.publish_many("t", [Event("x.y", None, [batch, n]) for n in range(sizes[-1])], key="k")
-        # The checkpoint comes after the answer; what is submitted next comes after the checkpoint.
-        await bus.backend.writer.submit(lambda connection: None)  # type: ignore[attr-defined]
+        # The checkpoint follows the response; the next submission follows the checkpoint.
+        await bus.door._backend.writer.submit(lambda connection: None)  # type: ignore[attr-defined]
         new = Disk(path)
-        # While the log was written: any part of what is new in it.
+        # While the log was being written: any part of its new contents.
         changed = [at for at in range(0, len(new.wal), 64) if old.wal[at : at + 64] != new.wal[at : at + 64]]
         for _ in range(3):
             await cut(old.main, mixed(old.wal, new.wal, rng.randrange(changed[0], len(new.wal) + 1)), batch)
         if checkpoint:
-            # While the log, flushed, was moved into the database: any of its pages.
+            # While the flushed log was being copied into the database: any subset of its pages.
             assert old.main != new.main
             for _ in range(6):
                 await cut(pages(old.main, new.main, rng), new.wal, batch + 1)

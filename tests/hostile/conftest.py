@@ -11,8 +11,8 @@ from dimesh import EventBus, EventBusFactory
 
 @pytest.fixture(autouse=True)
 def enclosed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Runs a test in ``tmp_path/work`` and makes sure that nothing was written outside of it: a name or argument
-    that climbs out by ``..`` leaves its trace in ``tmp_path``.
+    """Run the test in ``tmp_path/work``, and check that nothing is written outside it: a name or argument that escapes by
+    ``..`` leaves a file in ``tmp_path``.
     """
     work = tmp_path / "work"
     work.mkdir()
@@ -26,7 +26,7 @@ def enclosed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(params=["memory", "sqlite"])
 def make_bus(request: pytest.FixtureRequest, enclosed: Path) -> Callable[[], EventBus]:
-    """Makes a bus; with sqlite each has a file of its own."""
+    """Create a bus; with sqlite, each has its own file."""
     made: list[EventBus] = []
 
     def make() -> EventBus:

@@ -1,4 +1,4 @@
-"""What the hostile-input tests share: how many cases, what hostile text and bytes look like, and the one rule."""
+"""Shared parts of the hostile-input tests: the number of cases, hostile text and bytes, and the rule for error messages."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ from dimesh.bus.redrive import DeadLetters
 from dimesh.errors import DimeshError, TopicNotFoundError
 from dimesh.spi.bus import Record
 
-# -- how many --------------------------------------------------------------------------------------------
+# -- number of cases --------------------------------------------------------------------------------------------
 
 
 def amounts(quick: int, full: int) -> pytest.MarkDecorator:
-    """A parameter ``cases``: a few hundred at each change, the full number where slow tests run."""
+    """Return the parameter ``cases``: a few hundred normally, the full number in slow tests."""
     return pytest.mark.parametrize(
         "cases",
-        [pytest.param(quick, id=f"{quick}"), pytest.param(full, id=f"{full}", marks=pytest.mark.slow)],
+        [
+            pytest.param(quick, id=f"{quick}"),
+            pytest.param(full, id=f"{full}", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        ],
     )
 
 
 def try_all(cases: int, check: Callable[..., object], **strategies: st.SearchStrategy[Any]) -> None:
-    """Call ``check`` with that many generated values, and make sure that it was. Each test has values of its own, and
-    the same ones each time.
+    """Call ``check`` with that many generated values, and verify the count. Each test has its own values, which are the same
+    in every run.
     """
     calls = 0
 
@@ -53,7 +56,7 @@ def try_all(cases: int, check: Callable[..., object], **strategies: st.SearchStr
 
 
 def gathered(cases: int, values: st.SearchStrategy[Any]) -> list[Any]:
-    """That many generated values at once, for a bus that takes them all in one run."""
+    """Return that many generated values, for a bus that handles all of them in one run."""
     found: list[Any] = []
 
     def keep(value: Any) -> None:
@@ -64,7 +67,7 @@ def gathered(cases: int, values: st.SearchStrategy[Any]) -> list[Any]:
 
 
 def refused(error: DimeshError, limit: int = 2_000) -> None:
-    """A refusal says something that a person can read, and is not as long as what was refused."""
+    """Check that an error message is readable, and short even for long input."""
     text = str(error)
     assert text.strip(), f"{type(error).__name__} without a message"
     assert len(text) < limit, f"{type(error).__name__} with {len(text)} characters"
@@ -83,7 +86,7 @@ FRAGMENTS = [
 
 @st.composite
 def mutated(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
-    """Bytes that began as something right: flipped, cut, stuffed, doubled, or spliced with another."""
+    """Return damaged bytes: valid ones that were flipped, cut, extended, duplicated, or spliced with others."""
     data = bytearray(draw(source))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
@@ -122,7 +125,7 @@ hostile_text = (
     | st.text(st.characters(exclude_categories=()), max_size=30)
     | st.text("abz.-_:@09/\\", max_size=12)
 )
-"""Text that a name, value or argument had better not be."""
+"""Text that is hostile as a name, value or argument."""
 
 
 # -- events ----------------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ some_events = st.builds(
     st.sampled_from(("1.0.0", "2", "next")),
     headers=st.dictionaries(_header_names, _fair_text | st.binary(max_size=8), max_size=3),
 )
-"""Right events of many shapes: what the mutations begin with."""
+"""Valid events of many shapes, which the mutations start from."""
 
 
 # -- the bus ---------------------------------------------------------------------------------------------
@@ -169,8 +172,9 @@ some_events = st.builds(
 async def sort_out(
     bus: EventBus, records: Sequence[Record], handle: Callable[[Event], object]
 ) -> tuple[list[bytes], list[Event]]:
-    """Give the backend these records and let a group handle them. Returns the payloads that were handled and the
-    dead letters, once every record is one or the other.
+    """Append these records and have a group handle them.
+
+    Return the handled payloads and the dead letters, once every record is in one of the two.
     """
     handled: list[bytes] = []
 
@@ -184,11 +188,11 @@ async def sort_out(
             handler,
             "g",
             start=StartAt.EARLIEST,
-            # Damaged headers often share an id: no record may be dropped as a repeat of another.
+            # Damaged headers often share an id, and no record may be dropped as a duplicate of another.
             options=SubscriptionOptions(dedup_window=0, concurrency=64),
         )
         for first in range(0, len(records), 100):
-            await bus.backend.append("t", records[first : first + 100])
+            await bus.door._backend.append("t", records[first : first + 100])
         await bus.idle()
         stats = bus.stats()["g"]
         try:

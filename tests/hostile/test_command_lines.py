@@ -1,4 +1,4 @@
-"""Command lines and input lines of every kind: a documented exit code, one line that says why, and no traceback."""
+"""Command lines and input lines of every kind: a documented exit code, one line with the reason, and no traceback."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import NamedTuple
 import pytest
 from hypothesis import strategies as st
 
+from dimesh.cli.errors import guarded
 from dimesh.cli.exit_codes import ExitCode
-from dimesh.cli.guard import guarded
 
 from .hostile import amounts, hostile_text, mutated, some_events, try_all
 
 
 class Ended(NamedTuple):
-    """What a command left."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -31,7 +31,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def undone() -> Iterator[None]:
-    """What a command changes in its process is put back."""
+    """Restore everything that a command changes in its process."""
     path, level = list(sys.path), logging.getLogger("dimesh").level
     yield
     sys.path[:] = path
@@ -39,14 +39,14 @@ def undone() -> Iterator[None]:
 
 
 class Stream(io.BytesIO):
-    """Stays readable: a command closes its input."""
+    """An input that stays readable when a command closes it."""
 
     def close(self) -> None:
         return None
 
 
 def dimesh(arguments: Sequence[str], given: bytes = b"") -> Ended:
-    """Runs a command in this process, with streams as a terminal's shell would give it: UTF-8, strict outwards."""
+    """Run a command in this process, with the streams of a terminal: UTF-8, strict for output."""
     names = ("stdin", "stdout", "stderr")
     before = [getattr(sys, name) for name in names]
     raw = [Stream(given), Stream(), Stream()]
@@ -62,7 +62,7 @@ def dimesh(arguments: Sequence[str], given: bytes = b"") -> Ended:
 
 
 def is_json(text: str) -> bool:
-    """One document, or one on each line; nothing at all counts, too."""
+    """Return whether a text is one JSON document, or one on each line; empty text counts, too."""
     try:
         json.loads(text or "null")
     except ValueError:
@@ -78,7 +78,7 @@ def is_json(text: str) -> bool:
 
 MESHES = ("mesh.db", "other.db", "a\udc80b.db")
 arguments_of_a_shell = hostile_text.map(
-    # A shell hands over bytes: no NUL can be among them, and what is not UTF-8 arrives as U+DC80 to U+DCFF.
+    # A shell passes bytes without NUL; bytes that are not UTF-8 arrive as U+DC80 to U+DCFF.
     lambda text: os.fsdecode(text.encode("utf-8", "surrogatepass").replace(b"\0", b""))
 )
 numbers = st.sampled_from(
@@ -104,7 +104,7 @@ times = st.sampled_from(
     (
         "earliest", "latest", "15m", "2h", "9" * 30 + "d", "9" * 400 + "ms", "1.5w", "2026-01-01", "0001-01-01", "-1h",
         "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "2026-02-30", "0", "17", "9" * 19, "9" * 30, "9" * 5_000,
-        "yesterday", "\u0661\u0662m",
+        "yesterday", "\u0661\u0662m", "10 minutes ago", "an hour ago", "9" * 400 + " weeks ago",
     )
 )  # fmt: skip
 words = st.sampled_from(
@@ -118,12 +118,29 @@ NAME = st.sampled_from(("hubspot", "a", "x_1"))
 COMMANDS: dict[tuple[str, ...], tuple[tuple[st.SearchStrategy[str], ...], tuple[str, ...]]] = {
     ("publish",): (
         (TOPIC, REST),
-        ("--type", "--pillar", "--agent", "--key", "--batch", "--delay", "--dry-run"),
+        ("--type", "--pillar", "--agent", "--key", "--batch", "--delay", "--dry-run", "--payload"),
     ),
-    ("tail",): ((TOPIC,), ("--type", "--pillar", "--priority", "--since", "--limit")),
+    ("tail",): (
+        (TOPIC,),
+        (
+            "--type",
+            "--pillar",
+            "--priority",
+            "--since",
+            "--limit",
+            "--newest",
+            "--all",
+            "--where",
+            "--id",
+            "--trace",
+            "--ids",
+        ),
+    ),
     ("topics",): ((), ()),
+    ("topics", "describe"): ((TOPIC,), ()),
+    ("topics", "create"): ((st.sampled_from(("made", "t")),), ("--partitions", "--retention")),
     ("groups",): ((), ("--topic", "--partitions")),
-    ("dlq", "list"): ((TOPIC,), ("--all",)),
+    ("dlq", "list"): ((TOPIC,), ("--all", "--ids")),
     ("dlq", "show"): ((TOPIC, REST), ()),
     ("dlq", "redrive"): ((TOPIC,), ("--id", "--limit", "--force")),
     ("dlq", "discard"): ((TOPIC,), ("--id", "--yes")),
@@ -131,20 +148,28 @@ COMMANDS: dict[tuple[str, ...], tuple[tuple[st.SearchStrategy[str], ...], tuple[
     ("plugins",): ((), ()),
     ("config", "show"): ((), ()),
     ("doctor",): ((), ()),
+    ("restore",): ((REST,), ()),
     ("new", "plugin"): ((NAME,), ("--kind", "--kind", "--author")),
     ("nonsense",): ((), ("--x", "--help")),
 }
-FLAGS = ("--dry-run", "--partitions", "--all", "--force", "--yes", "--help")
+FLAGS = ("--dry-run", "--partitions", "--all", "--ids", "--force", "--yes", "--help")
 FIT = {
     "--limit": numbers,
+    "--newest": numbers,
+    "--where": st.sampled_from(
+        ("payload=1", "payload.a.0!=x", "metadata.source_pillar=", "headers.a.b=null", "x=1", "=")
+    ),
     "--batch": numbers,
     "--delay": numbers,
     "--since": times,
+    "--trace": st.sampled_from(("nope", "")),
     "--from": times,
     "--topic": TOPIC,
     "--to-topic": TOPIC | st.just("again"),
     "--group": st.sampled_from(("g", "nope")),
     "--id": st.sampled_from(("known-1", "nope")),
+    "--retention": times,
+    "--payload": st.sampled_from(('{"order": 7}', "7", "", "{", "NaN")),
     "--type": st.sampled_from(("custom", "UPPER")),
     "--priority": st.sampled_from(("high", "huge")),
     "--kind": st.sampled_from(("bus", "registry", "cdc", "lineage", "hooks")),
@@ -153,7 +178,7 @@ FIT = {
 
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
-    """A real command with real options, right enough to get past the parser; one in three values does not fit."""
+    """Return a real command with real options, valid enough to pass the parser; one in three values is invalid."""
 
     def chance(one_in: int) -> bool:
         return bool(draw(st.integers(1, one_in)) == one_in)
@@ -163,7 +188,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
 
     command = draw(st.sampled_from(tuple(COMMANDS)))
     if command == ("doctor",) and not chance(4):
-        command = ("tail",)  # doctor takes its time
+        command = ("tail",)  # doctor is slow
     line = list(draw(st.sampled_from(((), ("--quiet",), ("--no-color",), ("-q", "--no-color")))))
     if chance(2):
         form = draw(
@@ -171,7 +196,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
         )
         line += ["--output", form]
     if chance(8):
-        # Never a generated path to write to: those are tried through the library, where the tests of names are.
+        # Never a generated path to write to: the tests of names try those through the library.
         bad = st.sampled_from(("rows.ndjson", ".", "", "nul\0", "a\ud800b", "x" * 300))
         line += ["--bus-path", draw(bad if chance(2) else st.sampled_from(MESHES))]
     if chance(8):
@@ -202,7 +227,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
 
 
 def ends(line: Sequence[str]) -> bool:
-    """Whether the line may be run: nothing that runs for ever, writes elsewhere or changes the shell's settings."""
+    """Return whether the line may be run: it ends, writes only here and leaves the shell's settings unchanged."""
     words = {word.partition("=")[0] for word in line}
     never = {"run", "demo", "--follow", "--debug", "--dir", "--install-completion", "--show-completion"}
     return not (words & never or any(word[:1] == "-" != word[1:2] and "f" in word for word in line))
@@ -210,7 +235,7 @@ def ends(line: Sequence[str]) -> bool:
 
 @pytest.fixture
 def prepared(enclosed: Path) -> Path:
-    """A mesh with an event, a dead letter, a damaged record and a group; files to name."""
+    """Prepare a mesh with an event, a dead letter, a damaged record and a group, and files to name."""
     (enclosed / "rows.ndjson").write_text('{"n": 1}\n{"n": 2}\nnot json\n')
     (enclosed / "broken.toml").write_text("[bus\n")
     (enclosed / "good.toml").write_text('[bus.options]\npath = "mesh.db"\n')
@@ -234,19 +259,21 @@ def make_dead_letters() -> None:
 
         async with EventBusFactory.create("sqlite", path="mesh.db") as bus:
             await bus.subscribe("t", fails, "g")
-            await bus.backend.append(
+            await bus.door._backend.append(
                 "t", [Record.stored(b"\xff\x00", b"\xed\xa0\x80", "k", "custom", "", "normal")]
             )
             headers = {"dimesh-dlq-offset": "x", "x": b"\xff"}
             metadata = EventMetadata(event_id="known-1", source_pillar="\x1b[2J")
-            await bus.publish("t", Event("custom", metadata, {"\x1b[2J": "\u202e"}, headers=headers))
+            forged = Event("custom", metadata, {"\x1b[2J": "\u202e"}, headers=headers)
+            await bus.door._backend.append("t", [Record.of(forged, "k")])  # as a stranger with the file could
             async with asyncio.timeout(60):
                 await bus.idle()
 
     asyncio.run(make())
 
 
-@amounts(60, 1_500)
+@amounts(12, 600)
+@pytest.mark.slow
 def test_any_command_line_ends_with_a_documented_code(cases: int, prepared: Path) -> None:
     right = b'{"event_type": "custom", "payload": 1}\nnot json\n'
     codes: dict[int, int] = {}
@@ -259,7 +286,7 @@ def test_any_command_line_ends_with_a_documented_code(cases: int, prepared: Path
         assert "bug in dimesh" not in ended.err
         assert len(ended.err) < 30_000
         if ended.code not in (ExitCode.OK, ExitCode.PARTIAL):
-            assert ended.err.strip() or ended.out.strip(), "it failed in silence"
+            assert ended.err.strip() or ended.out.strip(), "it failed without a message"
         if "--help" not in line and "--output" in line and line[line.index("--output") + 1] == "json":
             assert is_json(ended.out)
             if ended.code in (ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.PLUGIN, ExitCode.UNAVAILABLE):
@@ -268,15 +295,16 @@ def test_any_command_line_ends_with_a_documented_code(cases: int, prepared: Path
                 assert said["code"] == ended.code
 
     try_all(cases, check, line=command_lines().filter(ends))
-    assert {ExitCode.OK, ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.NOT_FOUND} <= set(codes)
-    # Most get past the parser: what is tried are the commands, too.
+    common = {ExitCode.OK, ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.NOT_FOUND}
+    assert common <= set(codes) if cases > 100 else len(codes) > 2  # a few cases have not every outcome
+    # Most lines pass the parser, so that the commands are tried as well.
     assert codes[ExitCode.USAGE] < cases * 0.6
     made = {
         path.name.removesuffix("-wal").removesuffix("-shm").removesuffix("-lock")
         for path in prepared.iterdir()
     }
     files = {"rows.ndjson", "broken.toml", "good.toml", "dimesh.toml", *MESHES}
-    # And what 'new plugin' is for: a folder here, whose name is made of letters.
+    # And the result of 'new plugin': a folder here whose name consists of letters.
     assert {name for name in made - files if not re.fullmatch(r"[a-z0-9-]+-dimesh-[a-z0-9-]+", name)} == set()
 
 
@@ -286,9 +314,10 @@ right_lines = some_events.map(lambda event: event.to_json().encode().replace(b"\
 input_lines = mutated(right_lines) | right_lines | st.binary(max_size=40)
 
 
-@amounts(10, 60)
-def test_every_input_line_is_published_or_named(cases: int, enclosed: Path) -> None:
-    """Each case is forty lines: some 2,400 where slow tests run."""
+@amounts(2, 60)
+@pytest.mark.slow
+def test_every_input_line_is_published_or_reported(cases: int, enclosed: Path) -> None:
+    """Each case has forty lines: about 2,400 in slow tests."""
     (enclosed / "dimesh.toml").write_text('[bus.options]\npath = "mesh.db"\n')
     runs = 0
 
@@ -305,17 +334,17 @@ def test_every_input_line_is_published_or_named(cases: int, enclosed: Path) -> N
         complaints = [json.loads(line) for line in ended.err.splitlines()]
         assert all(complaint["error"] for complaint in complaints)
         named = [complaint["line"] for complaint in complaints]
-        # Each line is one or the other, and those that are named are among them once.
+        # Each line is published or reported, and each reported line is reported once.
         assert result["refused"] == len(named) == len(set(named))
         assert set(named) <= {n for n, _ in rows}
         assert result["published"] == len(rows) - len(named)
         if not result["published"]:
             return
-        shown = dimesh(["--output", "json", "tail", topic])
+        shown = dimesh(["--output", "json", "tail", topic, "--all"])
         assert shown.code == ExitCode.OK
         events = [json.loads(line) for line in shown.out.split("\n") if line]
         assert len(events) == result["published"]
-        # And what people see has no control characters of the senders.
-        assert "\x1b" not in dimesh(["tail", topic]).out
+        # And the output contains no control characters of the senders.
+        assert "\x1b" not in dimesh(["tail", topic, "--all"]).out
 
     try_all(cases, check, lines=st.lists(input_lines, min_size=40, max_size=40), typed=st.booleans())

@@ -1,5 +1,5 @@
-"""Names of every kind that climb, hide, or cannot be written: taken as they are or refused with a reason, and no
-file is ever made outside the mesh's folder.
+"""Names that escape folders, are invisible, or cannot be encoded: accepted unchanged or refused with a reason, and no file is
+ever created outside the mesh's folder.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ async def ignore(event: Event) -> None:
 
 @dataclass
 class Parts:
-    """What the names are given to."""
+    """The parts of a mesh that receive the names."""
 
     bus: EventBus
     registry: LocalSchemaRegistry
     lineage: LineageService
 
 
-# -- one function for each place where a name goes in; each checks that an accepted name is kept as it was ------
+# -- one function for each place that accepts a name; each checks that an accepted name is kept unchanged ------
 
 
 async def publish(parts: Parts, name: str) -> None:
     receipt = await parts.bus.publish(name, FINE)
     assert receipt.topic == name
-    assert name in [topic.name for topic in await parts.bus.backend.topics()]
+    assert name in [topic.name for topic in await parts.bus.door.topics()]
 
 
 async def publish_many(parts: Parts, name: str) -> None:
@@ -76,7 +76,7 @@ async def ask(parts: Parts, name: str) -> None:
 
 async def create_topic(parts: Parts, name: str) -> None:
     if name not in (".", "..") and name.isascii() and name.replace(".", "a").replace("-", "a").isidentifier():
-        await parts.bus.backend.create_topic(name, TopicConfig(partitions=1))
+        await parts.bus.door.create_topic(name, TopicConfig(partitions=1))
 
 
 async def dead_letters(parts: Parts, name: str) -> None:
@@ -89,7 +89,7 @@ async def redrive(parts: Parts, name: str) -> None:
 
 async def group(parts: Parts, name: str) -> None:
     taken = await parts.bus.subscribe("names", ignore, group=name)
-    assert name in {info.group for info in await parts.bus.backend.groups()} or not name
+    assert name in {info.group for info in await parts.bus.door.groups()} or not name
     await parts.bus.unsubscribe(taken)
 
 
@@ -99,20 +99,20 @@ async def subscription_id(parts: Parts, name: str) -> None:
 
 
 async def handler_name(parts: Parts, name: str) -> None:
-    """The handler fails, so that its name gets into a dead letter."""
+    """The handler fails, so that a dead letter contains its name."""
 
     async def fails(event: Event) -> None:
         event.data.decode("utf-16")
 
-    before = len(await parts.bus.backend.read("named.dlq", StartAt.EARLIEST, 10_000))
+    before = len(await parts.bus.door.read("named.dlq", StartAt.EARLIEST, 10_000))
     taken = await parts.bus.subscribe("named", EventHandler(fails, name=name, batch_size=None))
     await parts.bus.publish("named", Event("custom", None, None, headers={"x": "y"}))
     await parts.bus.unsubscribe(taken)
-    assert len(await parts.bus.backend.read("named.dlq", StartAt.EARLIEST, 10_000)) >= before
+    assert len(await parts.bus.door.read("named.dlq", StartAt.EARLIEST, 10_000)) >= before
 
 
 async def filters(parts: Parts, name: str) -> None:
-    """An accepted filter lets through what it names."""
+    """An accepted filter passes events of the pillar that it names."""
     handler = EventHandler(ignore, pillars=[name])
     taken = await parts.bus.subscribe("filtered", handler)
     try:
@@ -153,7 +153,7 @@ async def fields(parts: Parts, name: str) -> None:
     receipt = await parts.bus.publish("names", event)
     assert receipt.position is not None
     partition, offset = receipt.position
-    (found,) = await parts.bus.backend.read("names", {partition: offset}, 1)
+    (found,) = await parts.bus.door.read("names", {partition: offset}, 1)
     assert found.record.event == event
     await parts.lineage.track_event(event)
 
@@ -180,7 +180,7 @@ async def key(parts: Parts, name: str) -> None:
     receipt = await parts.bus.publish("names", FINE, key=name)
     assert receipt.position is not None
     partition, offset = receipt.position
-    (found,) = await parts.bus.backend.read("names", {partition: offset}, 1)
+    (found,) = await parts.bus.door.read("names", {partition: offset}, 1)
     assert found.record.key == name
 
 
@@ -193,7 +193,7 @@ async def key_each(parts: Parts, name: str) -> None:
 
 
 async def reply_to(parts: Parts, name: str) -> None:
-    """A reply address is a name that came from elsewhere: it may be wrong, and the handler goes on all the same."""
+    """A reply address comes from a sender: it may be wrong, which must not affect the handler."""
     taken = await parts.bus.subscribe("ask", lambda event: {"answer": 1})
     try:
         await parts.bus.publish("ask", Event("custom", None, None, headers={"dimesh-reply-to": name}))
@@ -214,7 +214,7 @@ async def driver(parts: Parts, name: str) -> None:
 
 async def state_key(parts: Parts, name: str) -> None:
     await parts.bus.publish_many("names", [], state={name: b"x"})
-    assert await parts.bus.backend.load_state(name) == b"x"
+    assert await parts.bus.door.load_state(name) == b"x"
 
 
 async def subject(parts: Parts, name: str) -> None:
@@ -239,7 +239,7 @@ async def schema_text(parts: Parts, name: str) -> None:
 
 
 async def schema_words(parts: Parts, name: str) -> None:
-    """Hostile text inside of a schema: property names, patterns, references."""
+    """The hostile text is inside a schema: property names, patterns, references."""
     schema = {"properties": {name: {"const": name}}, "required": [name], "$comment": name}
     await parts.registry.register_schema("words", schema)
     for word in ("pattern", "$ref", "$id", "type", "format", "$schema"):
@@ -284,7 +284,7 @@ PLACES: list[Place] = [
 
 
 async def attempt(place: Place, parts: Parts, name: str) -> None:
-    """One case: it ends soon, by itself or by a typed error."""
+    """Run one case, which must end soon, normally or by a typed error."""
     try:
         async with asyncio.timeout(2):
             await place(parts, name)
@@ -294,7 +294,7 @@ async def attempt(place: Place, parts: Parts, name: str) -> None:
 
 @contextmanager
 def running(folder: Path) -> Iterator[tuple[asyncio.Runner, Parts]]:
-    """A mesh with files, and the loop it lives on; one for all cases, so that what one leaves meets the next."""
+    """Start a mesh with files, and its loop; all cases share it, so that the effects of one reach the next."""
     with asyncio.Runner() as runner:
         parts = Parts(
             EventBusFactory.create("sqlite", path=str(folder / "mesh.db")),
@@ -305,7 +305,7 @@ def running(folder: Path) -> Iterator[tuple[asyncio.Runner, Parts]]:
         async def begin() -> None:
             await parts.bus.open()
             for topic in ("names", "names.dlq", "named.dlq"):
-                await parts.bus.backend.create_topic(topic, TopicConfig(partitions=1))
+                await parts.bus.door.create_topic(topic, TopicConfig(partitions=1))
 
         async def end() -> None:
             await parts.lineage.close()
@@ -321,7 +321,7 @@ def running(folder: Path) -> Iterator[tuple[asyncio.Runner, Parts]]:
 
 @pytest.mark.slow
 def test_every_kind_of_bad_name_at_every_place(enclosed: Path) -> None:
-    """Not by chance: all pieces that the generated names are made of, at all places."""
+    """Try all parts of the generated names in all places, systematically."""
     wrong: list[str] = []
     with running(enclosed) as (runner, parts):
         for place in PLACES:
@@ -333,8 +333,9 @@ def test_every_kind_of_bad_name_at_every_place(enclosed: Path) -> None:
     assert wrong == []
 
 
-@amounts(500, 2_500)
-def test_any_name_anywhere_is_taken_as_it_is_or_refused(cases: int, enclosed: Path) -> None:
+@amounts(166, 2_500)
+@pytest.mark.slow
+def test_any_name_anywhere_is_accepted_unchanged_or_refused(cases: int, enclosed: Path) -> None:
     folder = enclosed / "mesh"
     folder.mkdir()
     with running(folder) as (runner, parts):
@@ -346,7 +347,7 @@ def test_any_name_anywhere_is_taken_as_it_is_or_refused(cases: int, enclosed: Pa
         nodes = {node["id"] for node in json.loads(parts.lineage.export_graph())["nodes"]}
         for format in ("graphml", "dot"):
             assert parts.lineage.export_graph(format).encode("utf-8")
-    # Nothing beside the folder, and nothing in it but the files of its three parts.
+    # Nothing outside the folder, and nothing in it except the files of the three parts.
     assert [path.name for path in enclosed.iterdir()] == ["mesh"]
     made = {path.name for path in folder.iterdir()}
     assert {"mesh.db", "registry.db", "lineage"} <= made
@@ -358,10 +359,10 @@ def test_any_name_anywhere_is_taken_as_it_is_or_refused(cases: int, enclosed: Pa
         assert path.parent == folder / "lineage", path
 
     async def again() -> None:
-        """What was written can be read: no name broke a file."""
+        """Read everything that was written: no name damaged a file."""
         async with EventBusFactory.create("sqlite", path=str(folder / "mesh.db")) as bus:
-            for topic in await bus.backend.topics():
-                for delivery in await bus.backend.read(topic.name, StartAt.EARLIEST, 10_000):
+            for topic in await bus.door.topics():
+                for delivery in await bus.door.read(topic.name, StartAt.EARLIEST, 10_000):
                     assert delivery.record.event.event_id
         async with LocalSchemaRegistry(folder / "registry.db") as registry:
             for name in await registry.list_subjects():

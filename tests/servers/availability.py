@@ -1,4 +1,4 @@
-"""Servers for fixtures: what to do when one cannot be had, and when tests that used it failed."""
+"""Servers for fixtures: how to report an unavailable server, and keep the logs of a server whose test failed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ S = TypeVar("S")
 
 
 class _Failed(Exception):
-    """Lets a server know that its logs are wanted."""
+    """Raised in a server's context to make it keep its logs."""
 
 
 @contextlib.contextmanager
 def available(server: AbstractContextManager[S], request: pytest.FixtureRequest) -> Iterator[S]:
-    """The running server. Its logs are kept if a test fails meanwhile; if it cannot be had, that is said, and fails in
-    CI.
-    """
+    """Yield the running server, whose logs are kept if a test fails; skip the tests if it is unavailable (in CI, fail)."""
     before = request.session.testsfailed
     try:
         with server as running:
@@ -37,7 +35,7 @@ def available(server: AbstractContextManager[S], request: pytest.FixtureRequest)
 
 
 def unavailable(error: ServerUnavailable) -> NoReturn:
-    """Say so; in CI, where every server is a must, fail."""
+    """Skip the test and report the reason; in CI, where every server is required, fail."""
     if os.environ.get("CI", "").lower() in ("1", "true"):
-        pytest.fail(f"a server that CI must have: {error}")
+        pytest.fail(f"a server that is required in CI is unavailable: {error}")
     pytest.skip(f"NOT TESTED: {error}")

@@ -2,9 +2,9 @@
 
 ``python tests/servers/kafka.py`` starts one and prints its address. Needs Java 17 and Maven.
 
-Each broker has a listener for everything that a test may want to try: plain, plain behind an address of the test's
-own choice (for a proxy), TLS with a good, a wrong-host and an expired certificate, SASL with and without TLS. Whoever
-comes in without credentials may do anything; a SASL user may do what an ACL says.
+Each broker has these listeners: plain, plain with an advertised address that the test chooses (for a proxy), TLS with a
+valid, a wrong-host and an expired certificate, and SASL with and without TLS. A client without credentials may do
+anything; a SASL user may do what its ACLs allow.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Final
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import pytest
+
 from servers.processes import (
     ServerProcess,
     accepts,
@@ -33,9 +35,11 @@ from servers.processes import (
 )
 
 VERSION: Final = "4.1.0"
+LEAKS: Final = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Warnings to ignore: aiokafka 0.14 leaves sockets open when connecting fails; see the fixture leaky_client."""
 _LOG4J: Final = "2.24.3"
 USERS: Final = {"admin": "admin-pass", "alice": "alice-pass", "bob": "bob-pass"}
-"""SASL users; ``admin`` may do anything."""
+"""The SASL users and their passwords; ``admin`` may do anything."""
 
 _POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -60,7 +64,7 @@ _LOGGING: Final = """<Configuration status="warn">
 </Configuration>
 """
 
-# name -> protocol; the order is that of a broker's ports
+# name -> protocol, in the order of a broker's ports
 _LISTENERS: Final = {
     "CONTROLLER": "PLAINTEXT",
     "PLAIN": "PLAINTEXT",
@@ -74,7 +78,7 @@ _LISTENERS: Final = {
 
 
 def libraries() -> Path:
-    """The folder with the broker's jars, fetched by Maven the first time."""
+    """Return the folder with the broker's jars, which Maven downloads the first time."""
     needs("java", "a JRE of version 17 or later runs the Kafka broker")
     maven = needs("mvn", "Maven fetches the Kafka broker")
 
@@ -107,7 +111,7 @@ class Certificates:
 
 
 def _pkcs8(key: bytes) -> bytes:
-    """The only form of a private key that the broker reads."""
+    """Convert a private key to PKCS #8, the only form that the broker reads."""
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
         NoEncryption,
@@ -119,14 +123,14 @@ def _pkcs8(key: bytes) -> bytes:
 
 
 class Broker:
-    """One broker, which is its own controller too."""
+    """One broker, which is also a controller."""
 
     def __init__(self, number: int, folder: Path, ports: dict[str, int]) -> None:
         self.number = number
         self.folder = folder / f"broker-{number}"
         self.ports = ports
         self.proxied = ports["PROXIED"]
-        """The port that clients of the listener PROXIED are told to go to; set it before the start."""
+        """The port that the listener PROXIED advertises; set it before the start."""
         classpath = f"{libraries()}/*"
         java = ["java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", classpath]
         self._java = java
@@ -229,11 +233,11 @@ class Broker:
         self._properties.write_text("".join(f"{k}={v}\n" for k, v in lines.items()), "utf-8")
 
     def start(self) -> None:
-        """Start it and wait until it takes connections."""
+        """Start the broker and wait until it accepts connections."""
         self.process.start(lambda: accepts(self.ports["PLAIN"]))
 
     def restart(self, kill: bool = False) -> None:
-        """Stop it (kill: without warning) and start it again."""
+        """Stop the broker (with ``kill``, by SIGKILL) and start it again."""
         if kill:
             self.process.kill()
         else:
@@ -242,7 +246,7 @@ class Broker:
 
 
 class KafkaCluster:
-    """Brokers that know each other."""
+    """A cluster of one or more brokers."""
 
     def __init__(self, folder: Path, brokers: int = 1, settings: dict[str, str] | None = None) -> None:
         self.folder = folder
@@ -256,13 +260,13 @@ class KafkaCluster:
         ]
 
     def servers(self, listener: str = "PLAIN") -> str:
-        """Addresses for ``bootstrap_servers``."""
+        """Return the addresses for ``bootstrap_servers``."""
         return ",".join(f"127.0.0.1:{broker.ports[listener]}" for broker in self.brokers)
 
     def start(self) -> None:
         """Format and start all brokers."""
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        while cluster.startswith("-"):  # the tool would take it for an option
+        while cluster.startswith("-"):  # otherwise the tool would parse it as an option
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         for broker in self.brokers:
             broker.configure(self.brokers, self.folder, self.settings)
@@ -273,7 +277,7 @@ class KafkaCluster:
             broker.process.wait(lambda broker=broker: accepts(broker.ports["PLAIN"]))  # type: ignore[misc]
 
     def tool(self, name: str, *arguments: str) -> str:
-        """Run one of Kafka's own command-line tools; returns what it says."""
+        """Run one of Kafka's own command-line tools and return its output."""
         return run(["java", "-XX:TieredStopAtLevel=1", "-cp", f"{libraries()}/*", name, *arguments])
 
     def stop(self) -> None:
@@ -286,15 +290,15 @@ class KafkaCluster:
 def kafka_cluster(
     brokers: int = 1, settings: dict[str, str] | None = None, proxied: dict[int, int] | None = None
 ) -> Iterator[KafkaCluster]:
-    """A running cluster.
+    """Start a cluster and yield it.
 
     Args:
-        brokers: how many.
-        settings: more settings of the brokers.
-        proxied: by broker number (from 1), the port of a proxy before its listener PROXIED.
+        brokers: The number of brokers.
+        settings: Additional settings of the brokers.
+        proxied: The port of the proxy in front of the listener PROXIED, by broker number (from 1).
 
     Raises:
-        ServerUnavailable: Java or Maven is missing, or a broker does not start.
+        ServerUnavailable: If Java or Maven is missing, or a broker does not start.
     """
     with folder_kept_on_failure("kafka") as folder:
         cluster = KafkaCluster(folder, brokers, settings)

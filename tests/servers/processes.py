@@ -1,4 +1,4 @@
-"""What every server needs: a cache for what is fetched, free ports, a process with a log, and waiting."""
+"""Shared parts of the servers: a cache for downloads, free ports, a process with a log, and waiting."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 
 
 class ServerUnavailable(Exception):
-    """The server cannot be had on this machine; the message says what is missing."""
+    """The server is not available on this machine; the message names what is missing."""
 
 
 def cache_folder(name: str) -> Path:
-    """Where fetched and built things stay between runs. ``DIMESH_TEST_CACHE`` puts it elsewhere."""
+    """Return a folder for downloads and builds that are kept between runs; ``DIMESH_TEST_CACHE`` moves it."""
     base = os.environ.get("DIMESH_TEST_CACHE") or Path(
         os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dimesh-tests"
     )
@@ -27,7 +27,7 @@ def cache_folder(name: str) -> Path:
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """``folder``, filled by ``make`` if it is not there yet. Two processes may do it at once; one of them wins."""
+    """Return ``folder``, filled by ``make`` if it does not exist. If two processes fill it at once, one result is kept."""
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -42,10 +42,10 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def needs(tool: str, hint: str) -> str:
-    """The path of a program.
+    """Return the path of a program.
 
     Raises:
-        ServerUnavailable: it is not installed.
+        ServerUnavailable: If the program is not installed.
     """
     found = shutil.which(tool)
     if found is None:
@@ -54,7 +54,7 @@ def needs(tool: str, hint: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody uses now."""
+    """Return ports of loopback that are not in use now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -63,10 +63,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def run(command: Sequence[str], cwd: Path | None = None) -> str:
-    """Output of a command that ends by itself.
+    """Run a command to its end and return its output.
 
     Raises:
-        ServerUnavailable: it failed; the message has the end of what it said.
+        ServerUnavailable: If the command fails; the message has the end of its output.
     """
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:
@@ -85,14 +85,14 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, ready: Callable[[], bool], seconds: float = 60.0) -> None:
-        """Start it and wait for ``ready``.
+        """Start the process and wait for ``ready``.
 
         Raises:
-            ServerUnavailable: it ended, or was not ready in time; the message has the end of its log.
+            ServerUnavailable: If the process ends or is not ready in time; the message has the end of its log.
         """
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -101,7 +101,7 @@ class ServerProcess:
         self.wait(ready, seconds)
 
     def wait(self, ready: Callable[[], bool], seconds: float = 60.0) -> None:
-        """Wait until it is ready; see :meth:`start`."""
+        """Wait until the server is ready; see :meth:`start`."""
         end = time.monotonic() + seconds
         while not ready():
             if not self.running or time.monotonic() > end:
@@ -111,7 +111,7 @@ class ServerProcess:
             time.sleep(0.05)
 
     def stop(self, seconds: float = 20.0) -> None:
-        """End it as an administrator would; by force if it takes too long."""
+        """Stop the process by SIGTERM, or by SIGKILL if it takes too long."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -123,26 +123,26 @@ class ServerProcess:
             self.kill()
 
     def kill(self) -> None:
-        """End it at once (SIGKILL)."""
+        """Kill the process (SIGKILL)."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             self._process.wait()
 
     def pause(self) -> None:
-        """Let it hang (SIGSTOP)."""
+        """Suspend the process (SIGSTOP)."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on (SIGCONT)."""
+        """Resume the process (SIGCONT)."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager
 def folder_kept_on_failure(name: str) -> Iterator[Path]:
-    """A folder for data and logs; removed, unless the block fails."""
+    """Yield a folder for data and logs, which is removed unless the block fails."""
     folder = Path(tempfile.mkdtemp(prefix=f"dimesh-{name}-"))
     try:
         yield folder
@@ -153,7 +153,7 @@ def folder_kept_on_failure(name: str) -> Iterator[Path]:
 
 
 def accepts(port: int) -> bool:
-    """Whether something listens on a port of loopback."""
+    """Return whether a server listens on a port of loopback."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False

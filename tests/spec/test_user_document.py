@@ -1,7 +1,7 @@
-"""Every Python example of the user's document, run as it stands with only the import line changed.
+"""Every Python example of the user's document, run unchanged except for the import line.
 
 The examples share one namespace, as they do for a reader who follows the document. An example that needs a plugin
-which is not installed must say how to get it; once it is installed the same test runs it for real.
+which is not installed must fail with the command that installs it; once it is installed, the same test runs the example.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def blocks() -> list[str]:
 
 
 def needs(block: str) -> list[str]:
-    """Modules of the plugins that an example uses and that are not installed."""
+    """Return the plugin modules that an example uses and that are not installed."""
     used = [module for name, module in PLUGINS.items() if re.search(rf'\b{name}\b|"{name}"', block)]
     return [module for module in used if importlib.util.find_spec(module) is None]
 
@@ -56,7 +56,7 @@ async def execute(block: str, namespace: dict[str, Any]) -> None:
 
 
 async def capture(block: str, namespace: dict[str, Any]) -> None:
-    """The document's Salesforce example, with the sandbox in place of the org: its rows and changes come."""
+    """Run the document's Salesforce example with the sandbox as the org: its rows and changes arrive."""
     from dimesh_salesforce.sandbox import SalesforceSandbox
 
     async with SalesforceSandbox(keep_alive=0.1) as sandbox:
@@ -76,7 +76,7 @@ async def capture(block: str, namespace: dict[str, Any]) -> None:
 
 
 class Metrics:
-    """What the document's monitoring example takes for granted."""
+    """The metrics client that the document's monitoring example presupposes."""
 
     def __init__(self) -> None:
         self.counts: list[tuple[str, dict[str, str]]] = []
@@ -95,7 +95,7 @@ async def test_the_whole_document(
 async def test_the_whole_document_with_a_broker(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands below the document's Kafka example then runs on Kafka."""
+    """The examples after the document's Kafka example then run on Kafka."""
     try:
         with kafka_cluster() as cluster:
             await the_whole_document(cluster.servers(), capsys, monkeypatch)
@@ -106,7 +106,7 @@ async def test_the_whole_document_with_a_broker(
 async def the_whole_document(
     broker: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run it. Without a broker the bus of the Kafka example is made and not connected."""
+    """Run the document. Without a broker, the bus of the Kafka example is created and not connected."""
     monkeypatch.setitem(os.environ, "STRIPE_API_KEY", "sk_test_example")
     monkeypatch.setitem(os.environ, "SALESFORCE_TOKEN", "example")
     metrics = Metrics()
@@ -114,16 +114,16 @@ async def the_whole_document(
     ran = refused = 0
     for block in blocks():
         if "control_plane" in block:
-            continue  # another project's package; nothing of it is ours
+            continue  # a package of another project, with nothing of ours
         if re.search(r"^Topics\.MISSION", block, re.MULTILINE):
             exec("from dimesh import Topics", namespace)
         missing = needs(block)
         if missing:
-            # Their own names come first, so that the example fails for the plugin and for nothing else.
+            # The plugins' own names come first, so that the example fails only because of the plugin.
             exec("from dimesh import EventBusFactory", namespace)
             with pytest.raises((ImportError, ValueError, NameError)) as caught:
                 await execute(block, namespace)
-            if caught.type is not NameError:  # NameError: an import above it was refused already
+            if caught.type is not NameError:  # NameError: an earlier import has already failed
                 assert "pip install" in str(caught.value), caught.value
             refused += 1
             continue
@@ -166,5 +166,5 @@ async def the_whole_document(
 async def test_the_copy_is_the_document() -> None:
     original = Path(__file__).resolve().parents[3] / "shared" / "spec" / "data-integration-mesh.md"
     if not original.exists():
-        pytest.skip("the original is not beside this checkout")
+        pytest.skip("the original document is not next to this checkout")
     assert DOCUMENT.read_text("utf-8") == original.read_text("utf-8")

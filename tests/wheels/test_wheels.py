@@ -1,4 +1,4 @@
-"""What was built installs by itself and works, in an environment that has never seen this repository."""
+"""The built wheels install without the repository and work in a new environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BIN = "Scripts" if os.name == "nt" else "bin"
 
 def wheels() -> dict[str, Path]:
     found = {path.name.split("-")[0]: path for path in DIST.glob("*.whl")}
-    assert found, f"nothing was built in {DIST}: run nox -s wheels"
+    assert found, f"there are no wheels in {DIST}: run nox -s wheels"
     return found
 
 
@@ -42,7 +42,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_what_is_inside() -> None:
+def test_the_contents_of_the_wheels() -> None:
     for name, path in wheels().items():
         files = zipfile.ZipFile(path).namelist()
         assert f"{name}/py.typed" in files
@@ -50,6 +50,7 @@ def test_what_is_inside() -> None:
         assert not [file for file in files if "test" in file.split("/")[0]]
     files = zipfile.ZipFile(wheels()["dimesh"]).namelist()
     assert "dimesh/cli/help.txt" in files
+    assert "dimesh/sourcekit/sandbox/page.html" in files
     assert "dimesh/templates/hooks/src/PACKAGE/__init__.py.tmpl" in files
     sources = list(DIST.glob("*.tar.gz"))
     assert len(sources) == len(wheels())

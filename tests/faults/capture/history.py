@@ -1,4 +1,4 @@
-"""What a consumer saw of a system's changes, and what it must have seen."""
+"""The changes that a consumer received, and those that it must receive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dimesh.cdc.events import GAP_TYPE, REPAIRED_TYPE
 
 
 class History:
-    """What a consumer saw, and what it must see."""
+    """The changes that a consumer received, and those that it must receive."""
 
     def __init__(self, stage: Stage) -> None:
         self.rows: dict[str, str] = {}
@@ -18,15 +18,15 @@ class History:
         self.repaired = 0
         self.expected = 0
         self.missing: set[tuple[str, str | None]] = set()
-        """Of the changes that were committed after the position was stored, those that did not come yet: each is to come by
-        itself.
+        """The changes that were committed after the position was stored and that the stream has not delivered. A snapshot or
+        repair that read their rows does not count: the stream delivers them after it, so that rows are older again for a moment.
         """
         self.sure = False
-        """The position is stored."""
+        """Whether a position is stored."""
         self.lost = False
-        """The system has forgotten it, and this was not noticed yet."""
+        """Whether the system has dropped the position, and no gap has been published yet."""
         self._stage = stage
-        self._seen: set[tuple[str, str | None]] = set()
+        self._delivered: set[tuple[str, str | None]] = set()
         self._by_id: dict[str, Any] = {}
 
     async def __call__(self, event: Event) -> None:
@@ -38,13 +38,14 @@ class History:
             self.repaired += 1
         if "operation" not in payload:
             return
-        key, name = self._stage.seen(payload)
-        said = (payload["operation"], key, payload["sequence"], name)
-        assert self._by_id.setdefault(event.event_id, said) == said, "one id for two changes"
+        key, name = self._stage.key_and_name(payload)
+        change = (payload["operation"], key, payload["sequence"], name)
+        assert self._by_id.setdefault(event.event_id, change) == change, "two changes have one id"
         lag = payload["lag"]["ours"]
         assert lag is None or lag >= 0
-        self._seen.add((key, name))
-        self.missing.discard((key, name))
+        if not payload["snapshot"]:
+            self._delivered.add((key, name))
+            self.missing.discard((key, name))
         if not self.lost:
             self.sure = True
         if payload["operation"] == "delete":
@@ -53,17 +54,38 @@ class History:
             self.rows[key] = name
 
     @property
+    def complete(self) -> bool:
+        """Whether the stream delivered every expected change, and the rows are those of the system. As long as the system does not
+        change, they stay so.
+        """
+        return not self.missing and self.rows == self._stage.rows()
+
+    def differences(self) -> str:
+        """Return what is missing and which rows differ from those of the system, with five examples of each."""
+        missing = sorted(self.missing, key=str)
+        truth = self._stage.rows()
+        differ = [
+            (key, self.rows.get(key), truth.get(key))
+            for key in sorted({*self.rows, *truth})
+            if self.rows.get(key) != truth.get(key)
+        ]
+        return (
+            f"{len(missing)} changes are missing, such as {missing[:5]}; {len(differ)} rows differ, such as {differ[:5]}"
+            " (key, the consumer's name, the system's name)"
+        )
+
+    @property
     def begun(self) -> bool:
-        """There was an event, so the position is stored."""
+        """Whether an event arrived, so that a position is stored."""
         return bool(self._by_id)
 
     def expect(self, key: str, name: str | None) -> None:
-        """A change was committed that is to come."""
+        """Expect a change that was committed."""
         self.expected += 1
-        if (key, name) not in self._seen:
+        if (key, name) not in self._delivered:
             self.missing.add((key, name))
 
     def forget(self) -> None:
-        """What was not read yet cannot be any more."""
+        """Expect none of the unread changes: the system has dropped them."""
         self.lost, self.sure = True, False
         self.missing.clear()

@@ -1,4 +1,4 @@
-"""Systems whose changes are captured, while the process that does it dies again and again."""
+"""The systems whose changes are captured while the capturing process dies again and again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from dimesh.backends.outbox import watch
+from dimesh.backends.cdc.outbox import watch
 from dimesh_salesforce.sandbox import CLIENT_ID, CLIENT_SECRET, SalesforceSandbox
 from dimesh_stripe.sandbox import StripeSandbox
 from dimesh_stripe.sandbox.server import KEY
 
 
 class Stage(Protocol):
-    """A system. Every row has a name."""
+    """A system; each of its rows has a name."""
 
     driver: str
     object: str
@@ -24,20 +24,20 @@ class Stage(Protocol):
     async def __aexit__(self, *_: object) -> None: ...
 
     def put(self, key: str | None, name: str) -> str:
-        """Change a row or, with no key, make one; its key."""
+        """Change a row or, without a key, create one; return its key."""
         ...
 
     def delete(self, key: str) -> None: ...
     def rows(self) -> dict[str, str]:
-        """Names by key."""
+        """Return the names of all rows, by key."""
         ...
 
     def forget(self) -> None:
-        """The system remembers no change from before, and no position."""
+        """Make the system drop every earlier change and position."""
         ...
 
-    def seen(self, payload: dict[str, Any]) -> tuple[str, str | None]:
-        """A change's key and name, None of a delete."""
+    def key_and_name(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+        """Return the key and the name of a change; the name of a delete is None."""
         ...
 
 
@@ -81,7 +81,7 @@ class OutboxStage:
             "INSERT OR REPLACE INTO dimesh_outbox_meta VALUES ('trimmed:things', ?)", (str(last),)
         )
 
-    def seen(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+    def key_and_name(self, payload: dict[str, Any]) -> tuple[str, str | None]:
         return str(payload["primary_key"]["key"]), payload["after"] and payload["after"]["name"]
 
 
@@ -119,7 +119,7 @@ class StripeStage:
     def forget(self) -> None:
         self.sandbox.account.age(31 * 86_400)
 
-    def seen(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+    def key_and_name(self, payload: dict[str, Any]) -> tuple[str, str | None]:
         name = None if payload["operation"] == "delete" else payload["after"]["name"]
         return payload["primary_key"]["id"], name
 
@@ -137,6 +137,7 @@ class SalesforceStage:
         self.options: dict[str, Any] = {
             "instance_url": self.sandbox.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET,
             "pubsub": self.sandbox.grpc_target, "plaintext": True, "rate": 10_000, "page": 20, "ledger": self._ledger,
+            "read_lag": 0.2,  # this sandbox does not lag
         }  # fmt: skip
         return self
 
@@ -158,7 +159,7 @@ class SalesforceStage:
     def forget(self) -> None:
         self.sandbox.org.migrate()
 
-    def seen(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+    def key_and_name(self, payload: dict[str, Any]) -> tuple[str, str | None]:
         name = None if payload["operation"] == "delete" else payload["after"].get("Name")
         return payload["primary_key"]["Id"], name
 

@@ -1,4 +1,4 @@
-"""A process that captures changes until it is told to stop, or dies at a named point."""
+"""A process that captures changes until SIGTERM, or until it dies at a named point."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from dimesh import EventBusFactory
-from dimesh.cdc import SourceConnector, SqliteCDCStore
+from dimesh import EventBusFactory, SqliteCDCStore
+from dimesh.cdc import SourceConnector
 from dimesh.cdc.events import GAP_TYPE, REPAIRED_TYPE
 from dimesh.cdc.state import ProgressLog
 from dimesh.plugins import PluginManager
 from dimesh.spi.cdc import ChangeBatch
 
 BEGINNING = ("position", "positioned", "page")
-BATCH = ("rows", "remember", "remembered", "publish", "published", "batch", "acknowledge", "acknowledged")
-DELETE = ("forget", "forgotten")
+BATCH = ("rows", "stage", "staged", "publish", "published", "batch", "acknowledge", "acknowledged")
+DELETE = ("remove", "removed")
 SEPARATE = ("save", "saved")
-"""Where there is no transaction that publishes and keeps the position."""
+"""The points without a transaction that both publishes and stores the position."""
 REPAIR = (
-    "position", "positioned", "gap", "gap-told", "page", "unseen", "delete-found", "repaired", "repaired-told",
+    "position", "positioned", "gap", "gap-published", "page", "stale-keys", "delete-found", "repaired", "repaired-published",
 )  # fmt: skip
-"""Moments in the runner's work: each is right before or right after something becomes durable, or is asked of the source."""
+"""The points of the runner's work, each just before or just after data becomes durable or a request to the source."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a process does."""
+    """The task of a process."""
 
     folder: str
     driver: str
     object: str
     options: dict[str, Any]
     separate: bool
-    """Positions are kept in a file of their own, as with a bus that cannot keep them; else in the bus's transaction."""
+    """Whether positions are stored in a separate file, as with a bus that cannot store them, instead of in the bus's
+    transaction.
+    """
     point: str = ""
     hits: int = 1
 
 
 class Point:
-    """The process dies when it is reached for the given time."""
+    """A point at which the process kills itself in the given pass."""
 
     def __init__(self, name: str, hits: int) -> None:
         self._name = name
@@ -67,19 +67,19 @@ class MortalStore(SqliteCDCStore):
         self._point.reached("rows")
         return await super().rows(source, keys)
 
-    async def remember(self, *arguments: Any, **more: Any) -> None:
-        self._point.reached("remember")
-        await super().remember(*arguments, **more)
-        self._point.reached("remembered")
+    async def stage(self, *arguments: Any, **more: Any) -> None:
+        self._point.reached("stage")
+        await super().stage(*arguments, **more)
+        self._point.reached("staged")
 
-    async def gone(self, source: str, keys: Any) -> None:
-        self._point.reached("forget")
-        await super().gone(source, keys)
-        self._point.reached("forgotten")
+    async def remove(self, source: str, keys: Any) -> None:
+        self._point.reached("remove")
+        await super().remove(source, keys)
+        self._point.reached("removed")
 
-    async def unseen(self, source: str, generation: int, limit: int) -> list[str]:
-        self._point.reached("unseen")
-        found = await super().unseen(source, generation, limit)
+    async def stale_keys(self, source: str, generation: int, limit: int) -> list[str]:
+        self._point.reached("stale-keys")
+        found = await super().stale_keys(source, generation, limit)
         if found:
             self._point.reached("delete-found")
         return found
@@ -91,7 +91,7 @@ class MortalStore(SqliteCDCStore):
 
 
 class MortalSource:
-    """A source around another."""
+    """A source that wraps another one."""
 
     def __init__(self, inner: Any, point: Point) -> None:
         self._inner = inner
@@ -117,6 +117,13 @@ class MortalSource:
                 self._point.reached("batch")
             yield batch
 
+    @property
+    def read_lag(self) -> float:
+        return min(self._inner.read_lag, 0.2)  # the sandboxes do not lag
+
+    async def read_rows(self, object: str, keys: Any) -> Any:
+        return await self._inner.read_rows(object, keys)
+
     async def acknowledge(self, object: str, position: bytes) -> None:
         self._point.reached("acknowledge")
         await self._inner.acknowledge(object, position)
@@ -124,7 +131,7 @@ class MortalSource:
 
 
 class MortalLog(ProgressLog):
-    """Around what publishes the changes and keeps the position."""
+    """A log that dies before or after it publishes changes and stores the position."""
 
     point: Point
 
@@ -136,7 +143,7 @@ class MortalLog(ProgressLog):
             if kind in kinds:
                 self.point.reached(name)
         await super().publish(topic, events, keys, key, progress)
-        for kind, name in ((GAP_TYPE, "gap-told"), (REPAIRED_TYPE, "repaired-told")):
+        for kind, name in ((GAP_TYPE, "gap-published"), (REPAIRED_TYPE, "repaired-published")):
             if kind in kinds:
                 self.point.reached(name)
 
@@ -169,5 +176,8 @@ async def work(task: Task) -> None:
     await bus.close()
 
 
-if __name__ == "__main__":
-    asyncio.run(work(msgspec.json.decode(sys.argv[1], type=Task)))
+def run(task: Task) -> None:
+    """Capture in this process, whose errors go to ``worker.log`` of the folder."""
+    log = os.open(f"{task.folder}/worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, sys.stderr.fileno())
+    asyncio.run(work(task))

@@ -26,10 +26,10 @@ MODULE = "cloud.google.com/go/pubsub/v2"
 
 
 def built() -> Path:
-    """The program. Takes a minute the first time.
+    """Build the program if necessary, which takes a minute, and return its path.
 
     Raises:
-        ServerUnavailable: no Go, or the module cannot be had.
+        ServerUnavailable: If Go is missing or the module cannot be downloaded.
     """
     go = needs("go", "the fake of Pub/Sub is written in Go (1.24 or newer)")
     sources = [HERE / name for name in ("main.go", "go.mod", "go.sum", "mend.py")]
@@ -63,13 +63,13 @@ class PubSub:
         self.process = process
 
     def start(self) -> None:
-        """Start it (again: with nothing in it, since the fake keeps everything in memory)."""
+        """Start the server, which is empty also after a restart: the fake keeps everything in memory."""
         self.process.start(lambda: accepts(self.port))
 
 
 @contextlib.contextmanager
 def pubsub_fake() -> Iterator[PubSub]:
-    """A fresh server, stopped at the end."""
+    """Start a new server, which is stopped at the end."""
     program = built()
     (port,) = free_ports(1)
     with folder_kept_on_failure("pubsub") as folder:

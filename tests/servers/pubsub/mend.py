@@ -1,7 +1,7 @@
-"""Mends Google's fake of Pub/Sub, where it does less than the service does and says so, or breaks.
+"""Patches for Google's fake of Pub/Sub, where it lacks documented behaviour of the service or crashes.
 
-Each entry is a piece of ``pstest/fake.go`` and what takes its place. A piece that is not there is an error: then the
-version has changed, and the list is to be looked through.
+Each entry is a piece of ``pstest/fake.go`` and its replacement. A piece that is not found is an error: the version has
+changed, and the list must be reviewed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 MENDED = {
-    # A seek forgets what the messages held, takes those of other topics too, and the server then dies of a nil pointer.
+    # A seek drops the state of the messages and includes those of other topics; then the server crashes (nil pointer).
     """		if m.PublishTime.Before(target) {
 			continue
 		}
@@ -34,7 +34,7 @@ MENDED = {
 				},
 			},
 """,
-    # What a deleted topic held is gone: a topic made anew under its name begins empty.
+    # The messages of a deleted topic are gone: a new topic of the same name starts empty.
     """	t.stop()
 	delete(s.topics, req.Topic)
 """: """	t.stop()
@@ -47,7 +47,7 @@ MENDED = {
 	}
 	s.msgs = left
 """,
-    # The service has several messages of an ordering key on their way to a client, in order; the fake has one.
+    # The service delivers several messages of an ordering key at once, in order; the fake delivers one.
     """	result := make(map[string]*message)
 
 	type msg struct {
@@ -120,8 +120,72 @@ func (s *subscription) again(id string, m *message) {
 """: """	if d == 0 { // nack
 		s.again(id, m)
 """,
-    # One message in ten milliseconds for each stream is too slow to test anything with; what was not sent when a
-    # stream ends is available at once.
+    # The service sends the messages of an ordering key to one client while it has one of them (documentation: Ordering messages,
+    # *Ordered delivery*); the fake, which had one outstanding message of a key, sends to any client.
+    """	streamIndex int // index of stream that currently owns msg, for round-robin delivery
+""": """	streamIndex int // index of stream that currently owns msg, for round-robin delivery
+	stream      *stream
+""",
+    """	curIndex := 0
+	filterMsgs(s.msgs, s.filter)
+""": """	curIndex := 0
+	filterMsgs(s.msgs, s.filter)
+	owners := make(map[string]*stream)
+	if s.proto.EnableMessageOrdering {
+		for _, m := range s.msgs {
+			if key := m.proto.Message.OrderingKey; key != "" && m.outstanding() && m.stream != nil {
+				owners[key] = m.stream
+			}
+		}
+	}
+""",
+    """		if m.streamIndex < 0 {
+			delIndex, ok := s.tryDeliverMessage(m, curIndex, now)
+			if !ok {
+				break
+			}
+			curIndex = delIndex + 1
+			m.streamIndex = curIndex
+		} else {
+			delIndex, ok := s.tryDeliverMessage(m, m.streamIndex, now)
+			if !ok {
+				break
+			}
+			m.streamIndex = delIndex
+		}
+""": """		key := m.proto.Message.OrderingKey
+		first, start := m.streamIndex < 0, m.streamIndex
+		if first {
+			start = curIndex
+		}
+		if owner := slices.Index(s.streams, owners[key]); owner >= 0 {
+			if len(owners[key].msgc) == cap(owners[key].msgc) {
+				break // it is full, and nobody else may have the message
+			}
+			start = owner
+		}
+		delIndex, ok := s.tryDeliverMessage(m, start, now)
+		if !ok {
+			break
+		}
+		if m.streamIndex = delIndex; first {
+			curIndex = delIndex + 1
+			m.streamIndex = curIndex
+		}
+		if key != "" && s.proto.EnableMessageOrdering {
+			owners[key] = m.stream
+		}
+""",
+    """			(*m.deliveries)++
+			m.ackDeadline = now.Add(st.ackTimeout)
+			return idx, true
+""": """			(*m.deliveries)++
+			m.stream = st
+			m.ackDeadline = now.Add(st.ackTimeout)
+			return idx, true
+""",
+    # One message in ten milliseconds for each stream is too slow for tests; messages that were not sent when a stream ends
+    # are available at once.
     """		msgc:                      make(chan *pb.ReceivedMessage),
 """: """		msgc:                      make(chan *pb.ReceivedMessage, 2000),
 """,
@@ -147,6 +211,7 @@ func (s *subscription) again(id string, m *message) {
 """: """	"io"
 	"iter"
 	"maps"
+	"slices"
 """,
 }
 

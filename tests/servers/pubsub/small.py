@@ -1,8 +1,8 @@
-"""A small server of our own that speaks the protocol of Cloud Pub/Sub; it needs pip alone.
+"""A small server of our own for the protocol of Cloud Pub/Sub, installable by pip alone.
 
-It is less than Google's fake, since those who wrote the client wrote it too. What it has beyond that one: exactly-once
-delivery with ack ids that lapse, snapshots, dead letters with the attributes of the service, flow control, messages of
-10 MB, TLS with tokens, and errors on demand. Run as ``python -m servers.pubsub.small '{"port": 1234}'``.
+Its evidence is weaker than that of Google's fake, because the authors of the client also wrote this server. Beyond the fake,
+it has exactly-once delivery with ack ids that expire, snapshots, dead letters with the attributes of the service, flow control,
+messages of 10 MB, TLS with tokens, and errors on demand. Run as ``python -m servers.pubsub.small '{"port": 1234}'``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LAPSED = "PERMANENT_FAILURE_INVALID_ACK_ID"
 
 
 class Refused(Exception):
-    """An answer that is an error."""
+    """An error response."""
 
     def __init__(self, code: grpc.StatusCode, text: str) -> None:
         super().__init__(text)
@@ -47,7 +47,7 @@ class Held:
         self.message = message
         self.ack_id: str | None = None
         self.until = 0.0
-        """Leased until then, or not to be delivered before; monotonic."""
+        """The monotonic time when the lease expires or, without a lease, when the delivery delay ends."""
         self.deliveries = 0
         self.stream: Stream | None = None
         self.lapsed_on: Stream | None = None
@@ -66,7 +66,7 @@ class Stream:
 
 
 class Subscription:
-    """Its backlog, in order of publishing."""
+    """A subscription with its backlog, in the order of publishing."""
 
     def __init__(self, server: Server, proto: Any) -> None:
         self.server = server
@@ -78,12 +78,12 @@ class Subscription:
         self.passes = passing(proto.filter)
 
     def add(self, message: Any) -> None:
-        """A new message."""
+        """Add a new message."""
         if self.passes(dict(message.attributes)):
             self.backlog[message.message_id] = Held(message)
 
     def deliver(self) -> None:
-        """Hand out what is free, to whoever has room; messages of one key to one stream, in order."""
+        """Deliver available messages to streams with capacity; messages of one key go to one stream, in order."""
         now = time.monotonic()
         blocked: set[str] = set()
         owners: dict[str, Stream] = {}
@@ -128,10 +128,10 @@ class Subscription:
                 owners[key] = stream
             self.lease(held, stream)
         for held in buried:
-            self.bury(held)
+            self.dead_letter(held)
 
     def lease(self, held: Held, stream: Stream) -> None:
-        """Give it to a stream."""
+        """Lease a message to a stream."""
         held.deliveries += 1
         held.ack_id = f"{held.message.message_id}:{next(self.numbers)}"
         held.until = time.monotonic() + stream.lease
@@ -145,25 +145,25 @@ class Subscription:
         stream.queue.put_nowait(received)
 
     def free(self, held: Held, delay: float = 0.0) -> None:
-        """It may go to somebody else; with it those of its key that came later."""
+        """Make a message available to any stream again, together with the later messages of its key."""
         key = held.message.ordering_key if self.proto.enable_message_ordering else ""
         later = False
         for other in self.backlog.values() if key else (held,):
             later = later or other is held
             if later and (other is held or other.message.ordering_key == key):
-                self._let_go(other)
+                self._end_lease(other)
                 other.until = time.monotonic() + delay if other is held and delay else 0.0
 
     @staticmethod
-    def _let_go(held: Held) -> None:
+    def _end_lease(held: Held) -> None:
         if held.stream is not None:
             held.stream.out -= 1
             held.stream.out_bytes -= held.message.ByteSize()
         held.stream = None
         held.ack_id = None
 
-    def bury(self, held: Held) -> None:
-        """Move it to the dead letters."""
+    def dead_letter(self, held: Held) -> None:
+        """Move a message to the dead-letter topic."""
         policy = self.proto.dead_letter_policy
         del self.backlog[held.message.message_id]
         copy = Message()
@@ -175,7 +175,7 @@ class Subscription:
         self.server.publish(policy.dead_letter_topic, [copy])
 
     def modify(self, ack_ids: list[str], seconds: int | None) -> dict[str, str]:
-        """Acknowledge (None), release (0) or extend; returns what was refused."""
+        """Acknowledge (None), release (0) or extend leases; return the ack ids that were rejected."""
         refused: dict[str, str] = {}
         for ack_id in ack_ids:
             id = ack_id.partition(":")[0]
@@ -189,7 +189,7 @@ class Subscription:
                 if held is None:
                     continue
             if seconds is None:
-                self._let_go(held)
+                self._end_lease(held)
                 del self.backlog[id]
                 self.acked.add(id)
             elif seconds == 0:
@@ -200,23 +200,26 @@ class Subscription:
 
 
 class Server:
-    """All that it keeps, in memory."""
+    """The server, with all its state in memory."""
 
     def __init__(self, token: str | None, frees: bool) -> None:
         self.token = token
         self.frees = frees
-        """Leases end with the stream; the service lets them lapse."""
+        """Whether leases end with the stream; in the service they expire."""
         self.topics: dict[str, Any] = {}
         self.log: dict[str, list[Any]] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self.snapshots: dict[str, tuple[str, set[str]]] = {}
         self.ids = itertools.count(10_000)
         self.failures: dict[str, list[tuple[grpc.StatusCode, str]]] = {}
+        self.invalid: list[bytes] = []
+        """What no message may contain, as if each topic had a schema: a request with one invalid message is refused as a whole
+        (https://cloud.google.com/pubsub/docs/schemas)."""
 
     # -- calls -------------------------------------------------------------------------------------
 
     def publish(self, topic: str, messages: list[Any]) -> list[str]:
-        """Append to a topic and to its subscriptions."""
+        """Append messages to a topic and to its subscriptions."""
         now = time.time()
         for message in messages:
             message.message_id = str(next(self.ids))
@@ -233,7 +236,7 @@ class Server:
         return self.topics[name]
 
     def find(self, name: str) -> Subscription:
-        """A subscription."""
+        """Return a subscription."""
         if name not in self.subscriptions:
             raise Refused(Code.NOT_FOUND, f"Resource not found (resource={name.rpartition('/')[2]}).")
         return self.subscriptions[name]
@@ -250,6 +253,11 @@ class Server:
                 len(k.encode()) > 256 or len(v.encode()) > 1_024 for k, v in message.attributes.items()
             ):
                 raise Refused(Code.INVALID_ARGUMENT, "The attributes are too many or too long")
+            if any(invalid in message.data for invalid in self.invalid):
+                raise Refused(
+                    Code.INVALID_ARGUMENT,
+                    "Invalid data in message: Message failed schema validation",
+                )
             if message.ByteSize() > 10_000_000 or len(message.ordering_key.encode()) > 1_024:
                 raise Refused(Code.INVALID_ARGUMENT, "The value for message_size is too large")
         if len(request.messages) > 1_000:
@@ -348,7 +356,7 @@ class Server:
                 if m.publish_time.ToNanoseconds() >= moment and (kept or m.message_id in subscription.backlog)
             ]
         for held in subscription.backlog.values():
-            subscription._let_go(held)
+            subscription._end_lease(held)
         subscription.backlog.clear()
         for message in wanted:
             subscription.add(message)
@@ -374,7 +382,7 @@ class Server:
     # -- streaming ---------------------------------------------------------------------------------
 
     async def pull(self, requests: Any, context: Any) -> AsyncIterator[Any]:
-        """A streaming pull."""
+        """Answer a streaming pull."""
         await self.admit("StreamingPull", context)
         first = await anext(aiter(requests))
         try:
@@ -434,8 +442,8 @@ class Server:
                         subscription.free(held)
             subscription.deliver()
 
-    async def look_after(self) -> None:
-        """Leases that lapse, delays that end."""
+    async def end_leases_and_delays(self) -> None:
+        """Expire leases and end delivery delays, for ever."""
         while True:
             await asyncio.sleep(0.02)
             for subscription in list(self.subscriptions.values()):
@@ -444,7 +452,7 @@ class Server:
     # -- serving -----------------------------------------------------------------------------------
 
     async def admit(self, name: str, context: Any) -> None:
-        """Look at the token, and fail on demand."""
+        """Check the token, and fail on demand."""
         if self.token is not None:
             given = dict(context.invocation_metadata() or ()).get("authorization")
             if given != f"Bearer {self.token}":
@@ -455,7 +463,7 @@ class Server:
             await context.abort(code, text)
 
     def handler(self, name: str) -> Callable[[Any, Any], Any]:
-        """Of a call that has one answer."""
+        """Return the handler of a call with a single response."""
         call = getattr(self, f"call_{name}")
 
         async def handle(request: Any, context: Any) -> Any:
@@ -476,8 +484,11 @@ class Server:
         return handle
 
     async def plan(self, request: bytes, context: Any) -> bytes:
-        """``{"call": "Publish", "code": "UNAVAILABLE", "times": 3}``: the next calls fail so."""
+        """Make the next calls fail, by a request like ``{"call": "Publish", "code": "UNAVAILABLE", "times": 3}``."""
         wish = json.loads(request)
+        if "invalid" in wish:
+            self.invalid.append(wish["invalid"].encode())
+            return b"{}"
         self.failures.setdefault(wish["call"], []).extend(
             [(Code[wish["code"]], wish.get("text", "planned"))] * wish.get("times", 1)
         )
@@ -485,7 +496,7 @@ class Server:
 
 
 class AckFailure(Exception):
-    """Some ack ids are not valid any more."""
+    """Some ack ids are no longer valid."""
 
     def __init__(self, refused: dict[str, str]) -> None:
         super().__init__("refused")
@@ -499,7 +510,7 @@ class AckFailure(Exception):
 
 
 def passing(text: str) -> Callable[[dict[str, str]], bool]:
-    """The service's filter language, as far as the mesh writes it."""
+    """Parse the part of the service's filter language that the mesh uses; return the predicate."""
     if not text:
         return lambda _: True
     tokens = re.findall(r'"[^"]*"|[()=,:]|[A-Za-z_-]+(?:\.(?:"[^"]*"|[\w-]+))?', text)
@@ -565,7 +576,7 @@ async def serve(
     private: str | None = None,
     frees: bool = False,
 ) -> None:
-    """Until it is ended."""
+    """Serve until the process is terminated."""
     state = Server(token, frees)
     server = grpc.aio.server(
         options=(
@@ -613,7 +624,7 @@ async def serve(
     else:
         server.add_insecure_port(address)
     await server.start()
-    looking = asyncio.create_task(state.look_after())
+    looking = asyncio.create_task(state.end_leases_and_delays())
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await ended.wait()
@@ -625,15 +636,21 @@ class SmallPubSub(PubSub):
     """A running small server."""
 
     async def plan(self, call: str, code: str, times: int = 1, text: str = "planned") -> None:
-        """Let the next calls fail."""
+        """Make the next calls fail."""
+        await self._control({"call": call, "code": code, "times": times, "text": text})
+
+    async def refuse(self, text: str) -> None:
+        """Refuse messages whose data contain a text, as a topic with a schema does."""
+        await self._control({"invalid": text})
+
+    async def _control(self, wish: dict[str, Any]) -> None:
         async with grpc.aio.insecure_channel(self.address) as channel:
-            wish = {"call": call, "code": code, "times": times, "text": text}
             await channel.unary_unary("/test.Control/Plan")(json.dumps(wish).encode())
 
 
 @contextmanager
 def pubsub_small(**options: Any) -> Iterator[SmallPubSub]:
-    """A fresh server, stopped at the end."""
+    """Start a new server, which is stopped at the end."""
     (port,) = free_ports(1)
     with folder_kept_on_failure("pubsub-small") as folder:
         told = json.dumps({"port": port, **options})
