@@ -322,9 +322,30 @@ def test_plain_payloads_are_those_of_fastavro(seed: int) -> None:
     if schema._fast is None:
         return
     value = plain(schema.decode(schema.encode(value_of(rng, schema.root))))
+    ours, reader = schema.encode(value), fastavro.parse_schema(data)
     out = BytesIO()
-    fastavro.schemaless_writer(out, fastavro.parse_schema(data), value)
-    assert out.getvalue() == schema.encode(value)
+    try:
+        fastavro.schemaless_writer(out, reader, value)
+    except ValueError as error:
+        # In a union that has a date before a string, fastavro takes every text for a date.
+        assert "isoformat" in str(error), error
+        assert repr(plain(schema.decode(ours))) == repr(value)
+    else:
+        assert out.getvalue() == ours
+
+
+@pytest.mark.parametrize(
+    ("union", "value"),
+    [
+        ([{"type": "int", "logicalType": "date"}, "string"], "a"),
+        ([{"type": "array", "items": "int"}, {"type": "fixed", "name": "F", "size": 2}], b"ab"),
+    ],
+    ids=["text", "bytes"],
+)
+def test_a_value_in_a_union_keeps_its_type(union: list[Any], value: Any) -> None:
+    """fastavro alone takes the text for a date and the bytes for an array."""
+    schema = parse(union)
+    assert schema.decode(schema.encode(value)) == value
 
 
 def test_ordinary_schemas_take_the_quick_way() -> None:

@@ -18,6 +18,7 @@ import fastavro
 
 from dimesh_avro.nodes import DEEP, RANGES, Node, height, reachable
 
+# Types between which fastavro may choose another one than dimesh where a union has both.
 _GROUPS: Final = {
     "int": "number",
     "long": "number",
@@ -27,6 +28,7 @@ _GROUPS: Final = {
     "enum": "text",
     "bytes": "bytes",
     "fixed": "bytes",
+    "array": "bytes",  # to fastavro, bytes are an array of integers
     "record": "object",
     "map": "object",
 }
