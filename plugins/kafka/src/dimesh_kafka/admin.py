@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -33,6 +33,24 @@ _SMALLEST_SEGMENT: Final = 1024 * 1024
 """The smallest segment in bytes that Kafka 4 accepts."""
 _TIMES: Final = {"message.timestamp.type": "LogAppendTime"}
 """The settings of topics that the bus creates: the broker sets the times, which never go back whatever a publisher's clock is."""
+
+_AT_ONCE: Final = 500
+"""The number of topics that one request asks about."""
+_GROUPS_AT_ONCE: Final = 16
+"""The number of groups that are asked about at the same time."""
+
+
+def _entries(code: int, message: str, name: str, entries: Sequence[Any]) -> dict[str, tuple[str, bool]]:
+    """Return the settings of one answer."""
+    if code:
+        cause = for_code(code)(message)
+        raise explained(cause, f"read the settings of {name}") from cause
+    found: dict[str, tuple[str, bool]] = {}
+    for entry in entries:
+        setting, value, _, source = entry[:4]
+        own = source == 1 if isinstance(source, int) and not isinstance(source, bool) else not source
+        found[setting] = (value, own)
+    return found
 
 
 class Admin:
@@ -157,6 +175,22 @@ class Admin:
                     raise
             await asyncio.sleep(0.05)
 
+    async def all_settings(self, names: Collection[str]) -> dict[str, dict[str, tuple[str, bool]]]:
+        """Return the settings of several topics, as :meth:`settings` does of one. A topic that has gone is left out."""
+        found: dict[str, dict[str, tuple[str, bool]]] = {}
+        left = sorted(names)
+        while left:
+            asked, left = left[:_AT_ONCE], left[_AT_ONCE:]
+            resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in asked]
+            with translated(f"read the settings of {len(asked)} topics"):
+                answers = await self.client.describe_configs(resources)
+            for answer in answers:
+                for code, message, _, name, entries in answer.resources:
+                    if code == UnknownTopicOrPartitionError.errno:
+                        continue
+                    found[name] = _entries(code, message, name, entries)
+        return found
+
     async def describe(self, resource: ConfigResource) -> dict[str, tuple[str, bool]]:
         """Return the settings of a topic or broker, each with whether it overrides the default."""
         with translated(f"read the settings of {resource.name}"):
@@ -164,17 +198,7 @@ class Admin:
         found: dict[str, tuple[str, bool]] = {}
         for answer in answers:
             for code, message, _, _, entries in answer.resources:
-                if code:
-                    cause = for_code(code)(message)
-                    raise explained(cause, f"read the settings of {resource.name}") from cause
-                for entry in entries:
-                    name, value, _, source = entry[:4]
-                    own = (
-                        source == 1
-                        if isinstance(source, int) and not isinstance(source, bool)
-                        else not source
-                    )
-                    found[name] = (value, own)
+                found |= _entries(code, message, resource.name, entries)
         return found
 
     async def delete(self, name: str) -> None:
@@ -229,6 +253,22 @@ class Admin:
         return {
             part.partition: at.offset for part, at in found.items() if part.topic == topic and at.offset >= 0
         }
+
+    async def states(self, groups: Sequence[tuple[str, str]]) -> list[tuple[dict[int, int], dict[int, str]]]:
+        """Return the committed positions and the owners of groups, each given as its topic and name; both by partition."""
+        gate = asyncio.Semaphore(_GROUPS_AT_ONCE)
+
+        async def state(topic: str, group: str) -> tuple[dict[int, int], dict[int, str]]:
+            async with gate:
+                return await self.committed(topic, group), await self.members(topic, group)
+
+        # One request for each: see _described.
+        asked = [asyncio.ensure_future(state(topic, group)) for topic, group in groups]
+        try:
+            return await asyncio.gather(*asked)
+        finally:
+            for task in asked:
+                task.cancel()
 
     async def members(self, topic: str, group: str) -> dict[int, str]:
         """Return the owner of each partition that has one."""

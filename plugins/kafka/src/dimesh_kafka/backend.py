@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
@@ -32,6 +31,7 @@ from dimesh.spi.bus import (
 from dimesh_kafka.admin import Admin
 from dimesh_kafka.delays import Delays
 from dimesh_kafka.options import KafkaOptions
+from dimesh_kafka.reader import ByTopic
 from dimesh_kafka.services import Services
 from dimesh_kafka.stream import KafkaStream, log_missing_positions
 from dimesh_kafka.transactions import Transactor
@@ -264,26 +264,7 @@ class KafkaBackend:
 
     async def _info(self, name: str, partitions: int) -> TopicInfo:
         oldest, ends = await self.services.reader.bounds(name, list(range(partitions)))
-        settings = await self.admin.settings(name)
-
-        def own(setting: str) -> int | None:
-            value = settings.get(setting)
-            return int(value[0]) if value is not None and value[1] and value[0] != "-1" else None
-
-        age = own("retention.ms")
-        return TopicInfo(
-            name,
-            partitions,
-            sum(ends[n] - oldest[n] for n in ends),
-            None,
-            oldest,
-            ends,
-            TopicConfig(
-                partitions=partitions,
-                retention_seconds=None if age is None else age / 1000,
-                retention_bytes=own("retention.bytes"),
-            ),
-        )
+        return _info(name, partitions, oldest, ends, await self.admin.settings(name))
 
     async def delete_topic(self, name: str) -> None:
         """Delete a topic and end its streams."""
@@ -295,13 +276,16 @@ class KafkaBackend:
 
     async def topics(self) -> Sequence[TopicInfo]:
         """Return all topics, sorted by name."""
-        found = await self.admin.partitions()
-        infos = []
-        for name in sorted(found):
-            if name not in self.services.internal:
-                with contextlib.suppress(BusError):  # deleted meanwhile
-                    infos.append(await self._info(name, found[name]))
-        return infos
+        there = await self.admin.partitions()
+        found, oldest, ends = await self._bounds(
+            {name: number for name, number in sorted(there.items()) if name not in self.services.internal}
+        )
+        settings = await self.admin.all_settings(found)
+        return [
+            _info(name, number, oldest[name], ends[name], settings[name])
+            for name, number in found.items()
+            if name in settings
+        ]
 
     async def groups(self) -> Sequence[GroupInfo]:
         """Return all groups of the mesh."""
@@ -311,19 +295,30 @@ class KafkaBackend:
             for topic, group in await self.admin.groups()
             if topic in found and topic not in self.services.internal
         ]
-        ends: dict[str, dict[int, int]] = {}
-        oldest: dict[str, dict[int, int]] = {}
-        for topic in {topic for topic, _ in groups}:
-            oldest[topic], ends[topic] = await self.services.reader.bounds(topic, list(range(found[topic])))
+        found, oldest, ends = await self._bounds({topic: found[topic] for topic, _ in groups})
+        known = [(topic, group) for topic, group in groups if topic in found]
+        states = await self.admin.states(known)
         infos = []
-        for topic, group in groups:
-            committed = await self.admin.committed(topic, group)
-            owners = await self.admin.members(topic, group)
+        for (topic, group), (committed, owners) in zip(known, states, strict=True):
             for number, end in ends[topic].items():
                 at = committed.get(number)
                 lag = end - max(at if at is not None else 0, oldest[topic][number])
                 infos.append(GroupInfo(topic, group, number, at, end, max(lag, 0), owners.get(number)))
         return infos
+
+    async def _bounds(self, topics: Mapping[str, int]) -> tuple[dict[str, int], ByTopic, ByTopic]:
+        """Return the topics that still exist with their numbers of partitions, and the bounds of those."""
+        found = dict(topics)
+        while True:
+            try:
+                oldest, ends = await self.services.reader.all_bounds({t: range(n) for t, n in found.items()})
+                return found, oldest, ends
+            except BusError:
+                there = await self.admin.partitions()
+                left = {topic: number for topic, number in found.items() if topic in there}
+                if len(left) == len(found):
+                    raise
+                found = left  # the others were deleted meanwhile
 
     async def read_attempts(
         self, topic: str, group: str, positions: Collection[Position]
@@ -351,8 +346,37 @@ class KafkaBackend:
         """See :class:`dimesh.spi.bus.SelfCheck`."""
         from dimesh_kafka.doctor import examine
 
-        async for finding in examine(self, self.admin, self._transactor, self.options, self.services.clock):
+        async for finding in examine(
+            self, self.admin, self.services.reader, self._transactor, self.options, self.services.clock
+        ):
             yield finding
+
+
+def _info(
+    name: str,
+    partitions: int,
+    oldest: Mapping[int, int],
+    ends: Mapping[int, int],
+    settings: Mapping[str, tuple[str, bool]],
+) -> TopicInfo:
+    def own(setting: str) -> int | None:
+        value = settings.get(setting)
+        return int(value[0]) if value is not None and value[1] and value[0] != "-1" else None
+
+    age = own("retention.ms")
+    return TopicInfo(
+        name,
+        partitions,
+        sum(ends[n] - oldest[n] for n in ends),
+        None,
+        oldest,
+        ends,
+        TopicConfig(
+            partitions=partitions,
+            retention_seconds=None if age is None else age / 1000,
+            retention_bytes=own("retention.bytes"),
+        ),
+    )
 
 
 def _capabilities(options: KafkaOptions) -> Capabilities:

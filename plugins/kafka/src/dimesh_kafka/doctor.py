@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 from uuid import uuid4
 
+from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from dimesh.clock import Clock
@@ -15,20 +15,31 @@ from dimesh.events import Event
 from dimesh.spi.bus import BusBackend, Finding, Record, StartAt, TopicConfig
 from dimesh_kafka.admin import Admin
 from dimesh_kafka.options import KafkaOptions
+from dimesh_kafka.reader import Reader
 from dimesh_kafka.transactions import Transactor
 
 _SKEW: Final = 1.0
 """The difference in seconds between our clock and the broker's from which times are misleading."""
+_NEAR: Final = 0.5
+"""The part of the retention time behind which a group is reported."""
+_LOOKED_AT: Final = 20
+"""The number of late partitions whose oldest event is read, to name the worst one."""
 
 
 async def examine(
-    bus: BusBackend, admin: Admin, transactor: Transactor, options: KafkaOptions, clock: Clock
+    bus: BusBackend,
+    admin: Admin,
+    reader: Reader,
+    transactor: Transactor,
+    options: KafkaOptions,
+    clock: Clock,
 ) -> AsyncIterator[Finding]:
     """Yield what each check found.
 
     Args:
         bus: the open backend.
         admin: its administration.
+        reader: its reader of records.
         transactor: its transactions.
         options: its options.
         clock: its clock.
@@ -60,7 +71,7 @@ async def examine(
             await bus.delete_topic(topic)
         except DimeshError as error:
             yield Finding("topics", None, f"cannot be removed: {error}")
-    async for finding in _lag(bus, clock, admin):
+    async for finding in _lag(bus, admin, reader, clock):
         yield finding
     try:
         async with transactor.transaction("try a transaction"):
@@ -116,25 +127,39 @@ async def _round_trip(bus: BusBackend, clock: Clock, topic: str) -> AsyncIterato
         yield Finding("group rights", False, str(error))
 
 
-async def _lag(bus: BusBackend, clock: Clock, admin: Admin) -> AsyncIterator[Finding]:
+async def _lag(bus: BusBackend, admin: Admin, reader: Reader, clock: Clock) -> AsyncIterator[Finding]:
     """Report the group that is nearest to losing events to retention."""
+    infos = [info for info in await bus.groups() if info.lag]
+    settings = await admin.all_settings({info.topic for info in infos})
+    kept = {
+        topic: float(found.get("retention.ms", ("-1", False))[0]) / 1000 for topic, found in settings.items()
+    }
+    # All groups at once: the first record in the newer half of the retention time tells which ones are in the older half.
+    now = clock.time()
+    halves = {
+        TopicPartition(info.topic, info.partition): now - kept[info.topic] * _NEAR
+        for info in infos
+        if kept.get(info.topic, 0) > 0
+    }
+    newer = await reader.at_times(halves)
+    late = [
+        info
+        for info in infos
+        if (part := TopicPartition(info.topic, info.partition)) in newer
+        and ((begin := newer[part]) is None or (info.committed or 0) < begin)
+    ]
     worst: tuple[float, str] = (0.0, "")
-    infos = [g for g in await bus.groups() if g.lag]
-    for info in infos[:200]:
-        settings = await admin.settings(info.topic)
-        kept = float(settings.get("retention.ms", ("-1", False))[0]) / 1000
-        if kept <= 0:
-            continue
+    for info in late[:_LOOKED_AT]:
         oldest = await bus.read(info.topic, {info.partition: info.committed or 0}, 1)
         if oldest:
-            share = (clock.time() - oldest[0].timestamp) / kept
+            share = (now - oldest[0].timestamp) / kept[info.topic]
             worst = max(worst, (share, f"{info.group} of {info.topic}"))
-        await asyncio.sleep(0)
-    if worst[0] >= 0.5:
+    if worst[0] >= _NEAR:
+        others = f" (and {len(late) - 1} more)" if len(late) > 1 else ""
         yield Finding(
             "retention",
             None,
-            f"{worst[1]} is {worst[0]:.0%} of the retention time behind: events will be removed before they are handled",
+            f"{worst[1]}{others} is {worst[0]:.0%} of the retention time behind: events will be removed before they are handled",
         )
     else:
         yield Finding("retention", True, "no group is close to losing events to it")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
@@ -16,6 +16,15 @@ from dimesh.spi.bus import Delivery, Start, StartAt
 from dimesh_kafka.clients import stop_consumer
 from dimesh_kafka.failures import translated
 from dimesh_kafka.messages import from_message
+
+ByTopic: TypeAlias = dict[str, dict[int, int]]
+"""An offset for each partition of each topic."""
+
+
+def _reading(topics: Collection[str]) -> str:
+    """Say what is being done, for an error."""
+    first = min(topics)
+    return f"read {first}" if len(topics) == 1 else f"read {first} and {len(topics) - 1} more topics"
 
 
 class Reader:
@@ -43,33 +52,54 @@ class Reader:
             await stop_consumer(consumer)
 
     @contextlib.asynccontextmanager
-    async def _using(self, topic: str, numbers: Sequence[int]) -> Any:
+    async def _using(self, parts: Sequence[TopicPartition], doing: str) -> AsyncIterator[AIOKafkaConsumer]:
         async with self._lock:
             try:
-                with translated(f"read {topic}"):
+                with translated(doing):
                     if self._consumer is None:
                         self._consumer = self._new_consumer(fetch_max_wait_ms=100)
                         await self._consumer.start()
-                    parts = [TopicPartition(topic, number) for number in numbers]
-                    self._consumer.assign(parts)
+                    self._consumer.assign(list(parts))
                     async with asyncio.timeout(self._patience):
-                        yield self._consumer, parts
+                        yield self._consumer
                     self._consumer.unsubscribe()  # otherwise it would continue to fetch
             except TimeoutError:
                 await self._drop()
-                raise BusError(f"cannot read {topic}: no answer within {self._patience:g} s") from None
+                raise BusError(f"cannot {doing}: no answer within {self._patience:g} s") from None
             except BaseException:
                 await self._drop()  # its state is unknown
                 raise
 
     async def bounds(self, topic: str, numbers: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
         """Return the oldest offset and the offset of the next record, both by partition."""
-        if not numbers:
-            return {}, {}
-        async with self._using(topic, numbers) as (consumer, parts):
-            oldest = await consumer.beginning_offsets(parts)
-            ends = await consumer.end_offsets(parts)
-        return {p.partition: oldest[p] for p in parts}, {p.partition: ends[p] for p in parts}
+        oldest, ends = await self.all_bounds({topic: numbers})
+        return oldest[topic], ends[topic]
+
+    async def all_bounds(self, wanted: Mapping[str, Sequence[int]]) -> tuple[ByTopic, ByTopic]:
+        """Return the oldest offset and the offset of the next record, both by topic and partition.
+
+        All topics are asked about at once. If one of them has gone, the client asks for it until the patience ends.
+        """
+        parts = [TopicPartition(topic, number) for topic, numbers in wanted.items() for number in numbers]
+        oldest: ByTopic = {topic: {} for topic in wanted}
+        ends: ByTopic = {topic: {} for topic in wanted}
+        if parts:
+            async with self._using(parts, _reading(wanted)) as consumer:
+                found = (await consumer.beginning_offsets(parts), await consumer.end_offsets(parts))
+            for bounds, answer in zip((oldest, ends), found, strict=True):
+                for part in parts:
+                    bounds[part.topic][part.partition] = answer[part]
+        return oldest, ends
+
+    async def at_times(self, times: Mapping[TopicPartition, float]) -> dict[TopicPartition, int | None]:
+        """Return the offset of the first record of each partition at or after a time in seconds; None: there is none."""
+        if not times:
+            return {}
+        # Kafka counts milliseconds: rounded down, so that no record is skipped.
+        asked = {part: max(int(moment * 1000), 0) for part, moment in times.items()}
+        async with self._using(tuple(asked), _reading({part.topic for part in asked})) as consumer:
+            found = await consumer.offsets_for_times(asked)
+        return {part: None if at is None else at.offset for part, at in found.items()}
 
     async def resolve(self, topic: str, numbers: Sequence[int], start: Start) -> dict[int, int]:
         """Return the offset at which each partition starts."""
@@ -79,14 +109,9 @@ class Reader:
         if start is StartAt.LATEST:
             return ends
         if isinstance(start, datetime):
-            # Kafka counts milliseconds: rounded down, so that no record is skipped.
-            moment = int(start.timestamp() * 1000)
-            async with self._using(topic, numbers) as (consumer, parts):
-                found = await consumer.offsets_for_times({part: max(moment, 0) for part in parts})
-            return {
-                part.partition: ends[part.partition] if at is None else at.offset
-                for part, at in found.items()
-            }
+            moment = start.timestamp()
+            found = await self.at_times({TopicPartition(topic, number): moment for number in numbers})
+            return {part.partition: ends[part.partition] if at is None else at for part, at in found.items()}
         assert isinstance(start, Mapping)
         # Never beyond the end: the next record would be skipped silently.
         return {
@@ -105,7 +130,8 @@ class Reader:
         if not wanted:
             return []
         found: list[Delivery] = []
-        async with self._using(topic, list(wanted)) as (consumer, parts):
+        parts = [TopicPartition(topic, number) for number in wanted]
+        async with self._using(parts, f"read {topic}") as consumer:
             left = dict.fromkeys(parts, limit)
             for part in parts:
                 consumer.seek(part, wanted[part.partition])
