@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -39,17 +40,22 @@ class Commands(BusHarness):
         (tmp_path / "dimesh.toml").write_text("\n".join(lines), "utf-8")
 
         def run(*arguments: str, given: str = "", code: int = 0) -> str:
-            done = subprocess.run(  # noqa: S603 - the interpreter of this process
-                [sys.executable, "-m", "dimesh", *arguments],
+            process = subprocess.Popen(  # noqa: S603 - the interpreter of this process
+                [sys.executable, "-X", "faulthandler", "-m", "dimesh", *arguments],
                 cwd=tmp_path,
-                input=given,
-                capture_output=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
-                timeout=60,
-                check=False,
             )
-            assert done.returncode == code, done.stdout + done.stderr
-            return done.stdout
+            try:
+                out, err = process.communicate(given, timeout=60)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # shows where it waits
+                out, err = process.communicate()
+                pytest.fail(f"dimesh {' '.join(arguments)} did not end within 60 s:\n{out}{err}")
+            assert process.returncode == code, out + err
+            return out
 
         return run
 
