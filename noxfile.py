@@ -116,6 +116,8 @@ MAIN = "3.12"
 DIST = ROOT / "dist"
 # Three processes for two cores: many tests wait for a process, a time limit or the disk.
 PARALLEL = ("-n", "3", "--dist", "worksteal")
+# Slow tests wait most of the time. They are given out one by one, and the longest ones first (conftest.py).
+WAITING = ("-n", "4", "--dist", "load", "--maxschedchunk", "1")
 QUICK = ("-q", *PARALLEL, "-m", "not slow and not wheels and not servers")
 # Tests that kill processes, cut connections or feed hostile input behave the same on every Python: one is enough.
 ONCE = (
@@ -189,7 +191,7 @@ def slow(session: nox.Session) -> None:
     """Run the tests that take longer."""
     editable(session, *MEMBERS, groups=("test", "lint", "nox"))  # one test runs mypy
     session.run(
-        "pytest", "-q", *PARALLEL, "--durations=30", "-m", "slow and not wheels and not servers", *session.posargs
+        "pytest", "-q", *WAITING, "--durations=30", "-m", "slow and not wheels and not servers", *session.posargs
     )  # fmt: skip
 
 
