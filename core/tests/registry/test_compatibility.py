@@ -415,7 +415,51 @@ def test_no_random_verdict_is_wrong() -> None:
 @pytest.mark.timeout(3_600)
 def test_no_verdict_of_many_is_wrong() -> None:
     counts = attack(seed=2, pairs=NUMBER_OF_PAIRS)
-    assert counts["undecided"] < 0.02 * NUMBER_OF_PAIRS, counts
+    assert counts["undecided"] < 0.01 * NUMBER_OF_PAIRS, counts
+
+
+# -- what the first hundred thousand random pairs left undecided ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader", "outcome"),
+    [
+        ({"type": ["boolean", "string"], "maxLength": 1, "format": "date"}, {"type": "boolean"}, "proved"),
+        (
+            {"type": ["array", "null"], "items": {"type": "null"}, "contains": {"type": "integer"}},
+            {"const": None},
+            "proved",
+        ),
+        ({"type": "string", "enum": ["b"], "format": "email"}, {"type": "boolean"}, "proved"),
+        ({"type": ["integer", "object"], "not": {"type": "object"}}, {"type": "number"}, "proved"),
+        ({"maximum": 3}, {"not": {"type": "boolean", "not": {}}}, "proved"),
+        (
+            {"type": "object", "required": ["a", "c"], "maxProperties": 2},
+            {"type": "object", "required": ["a", "c"], "properties": {"b": {"type": "null"}}},
+            "proved",
+        ),
+        ({"type": "string", "minLength": 2, "pattern": "^b"}, {"type": "boolean"}, "refuted"),
+        (
+            {"type": "string", "minLength": 1, "pattern": "[0-9]+$", "format": "ipv4"},
+            {"type": "integer"},
+            "refuted",
+        ),
+        (
+            {"type": "object", "propertyNames": {"pattern": "^[a-z]$"}},
+            {"type": "object", "patternProperties": {"^a": {"type": "null"}}},
+            "refuted",
+        ),
+        ({"type": "number", "not": {"type": "integer"}}, {"type": "string"}, "refuted"),
+        (
+            {"type": "object", "required": ["a"], "maxProperties": 2},
+            {"properties": {"b": {"type": "null"}}},
+            "refuted",
+        ),
+    ],
+    ids=repr,
+)
+def test_what_was_undecided(writer: dict[str, Any], reader: dict[str, Any], outcome: str) -> None:
+    assert compare(writer, reader, "strict").outcome.value == outcome
 
 
 # -- laws --------------------------------------------------------------------------------------------

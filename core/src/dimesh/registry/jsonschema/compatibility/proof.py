@@ -23,24 +23,13 @@ from dimesh.registry.jsonschema.compatibility.nodes import (
     both,
     same,
 )
-from dimesh.registry.jsonschema.compatibility.values import allows, matches
+from dimesh.registry.jsonschema.compatibility.values import FORMAT_LENGTHS, allows, matches
 
 MAX_STEPS: Final = 20_000
 MAX_ALTERNATIVES: Final = 64
 MAX_LISTED: Final = 100
 """A range of whole numbers with at most this many is compared number by number."""
 MAX_EMPTY_DEPTH: Final = 4
-FORMAT_LENGTHS: Final = {
-    "date": (10, 10),
-    "date-time": (20, 10**12),
-    "time": (9, 10**12),
-    "ipv4": (7, 15),
-    "ipv6": (2, 45),
-    "uuid": (36, 36),
-    "email": (3, 10**12),
-    "uri": (2, 10**12),
-}
-"""The least and greatest number of characters of texts in a format (RFC 3339, RFC 4122, RFC 4291, RFC 3986)."""
 Step = str | int
 """A step into a value: the name of a property, or the index of an item."""
 
@@ -138,9 +127,10 @@ class Proof:
                 if len(found) > 5:
                     break
             return found
-        w = _with_needs(w)
+        w = _without_excluded_types(_with_needs(w))
         if self._empty(w) or self._excluded(w):
             return []
+        w = w.with_(type=frozenset(kind for kind in w.types if not self._empty_kind(w, kind, 0)))
         if r.never:
             return [Failure("nothing-allowed", "no value is allowed here any more", w, r, at)]
         found = []
@@ -226,6 +216,7 @@ class Proof:
                 and (low[0] > high[0] or (low[0] == high[0] and (low[1] or high[1])))
             )
         if kind == "string":
+            w = _with_formats(w)
             return bool(w.get("minLength", 0) > w.get("maxLength", 10**12))
         if kind == "array":
             if w.get("minItems", 0) > w.get("maxItems", 10**12) or (
@@ -337,8 +328,10 @@ class Proof:
         for excluded in r.get("not", ()):
             self._negated += 1
             try:
-                proved = disjoint(w, excluded, self) or any(
-                    self._holds(excluded, mine) for mine in w.get("not", ())
+                proved = (
+                    self._nothing(excluded, 0)
+                    or disjoint(w, excluded, self)
+                    or any(self._holds(excluded, mine) for mine in w.get("not", ()))
                 )
             finally:
                 self._negated -= 1
@@ -362,7 +355,6 @@ class Proof:
     # -- by type ---------------------------------------------------------------------------------
 
     def _by_type(self, w: Node, r: Node, at: tuple[Step, ...]) -> Iterator[Failure]:
-        w = w.with_(type=frozenset(kind for kind in w.types if not self._empty_kind(w, kind, 0)))
         whole = all(step == step.to_integral_value() for step in w.get("multipleOf", ())) and bool(
             w.get("multipleOf")
         )
@@ -404,12 +396,7 @@ class Proof:
     @staticmethod
     def _string(w: Node, r: Node, at: tuple[Step, ...]) -> Iterator[Failure]:
         texts = w.with_(type=frozenset({"string"}))
-        for name in w.get("format", ()):
-            least, most = FORMAT_LENGTHS.get(name, (0, 10**12))
-            texts = texts.with_(
-                minLength=max(least, texts.get("minLength", 0)),
-                maxLength=min(most, texts.get("maxLength", most)),
-            )
+        texts = _with_formats(texts)
         yield from _limits(texts, r, at, "Length", "the length")
         for pattern in sorted(r.get("pattern", frozenset()) - w.get("pattern", frozenset())):
             if pattern not in _ANY_TEXT:
@@ -447,7 +434,9 @@ class Proof:
 
     def allowed(self, w: Node, name: str) -> Node:
         """Return the schema of a property of the writer's objects."""
-        if any(allows(rule, name) is False for rule in w.get("names", ())):
+        if any(allows(rule, name) is False for rule in w.get("names", ())) or (
+            _is_full(w) and name not in w.get("required", frozenset())
+        ):
             return NOTHING
         rules = [w.get("properties", {})[name]] if name in w.get("properties", {}) else []
         undecided = False
@@ -486,11 +475,12 @@ class Proof:
                 yield from self.failures(mine, theirs, (*at, name))
         known = w.get("patterns", {})
         others = [*known.items(), *((("", w.get("extra", ANYTHING)),) if self._open(w) else ())]
-        for pattern, mine in others:
+        for pattern, mine in others if not _is_full(w) else ():
             # A name of "" is any that matches none of the writer's patterns.
-            rules = [node for p, node in patterns.items() if pattern or p not in known]
-            for theirs in [*rules, *([rest] if rest is not None and pattern not in patterns else [])]:
-                yield from self.failures(mine, theirs, (*at, _example(pattern, w, r)))
+            rules = [(p, node) for p, node in patterns.items() if pattern or p not in known]
+            rules += [("", rest)] if rest is not None and pattern not in patterns else []
+            for p, theirs in rules:
+                yield from self.failures(mine, theirs, (*at, _example((pattern, p), w, r)))
         yield from self._required(w, r, at)
         yield from self._sizes(w, r, at)
         yield from self._names(w, r, at)
@@ -587,6 +577,26 @@ def _with_needs(w: Node) -> Node:
     return w if required == w.get("required", frozenset()) else w.with_(required=required)
 
 
+def _with_formats(w: Node) -> Node:
+    """Return a schema with the limits of the length that its formats imply."""
+    for name in w.get("format", ()):
+        least, most = FORMAT_LENGTHS.get(name, (0, 10**12))
+        w = w.with_(
+            minLength=max(least, w.get("minLength", 0)), maxLength=min(most, w.get("maxLength", most))
+        )
+    return w
+
+
+def _without_excluded_types(w: Node) -> Node:
+    """Return a schema without the types that a ``not`` with nothing but types excludes."""
+    plain = [rule for rule in w.get("not", ()) if rule.keywords.keys() == {"type"} and not rule.never]
+    if not plain:
+        return w
+    gone = frozenset(kind for rule in plain for kind in rule.types)
+    gone |= {"integer"} if "number" in gone else frozenset()
+    return w.with_(type=w.types - gone)
+
+
 def filled(node: Node) -> bool:
     """Return whether a property has a default that is valid itself."""
     holder = node
@@ -629,11 +639,31 @@ def _limits(w: Node, r: Node, at: tuple[Step, ...], what: str, word: str) -> Ite
         yield Failure(f"max-{what.lower()}-tightened", f"{word} must be smaller now", w, r, at)
 
 
-def _example(pattern: str, w: Node, r: Node) -> str:
-    """Return the name of a property that neither side declares; one that matches the pattern where that is easy."""
+def _is_full(w: Node) -> bool:
+    """Return whether objects have room for the required properties only."""
+    most: int | None = w.get("maxProperties")
+    return most is not None and len(w.get("required", frozenset())) >= most
+
+
+def _example(patterns: tuple[str, str], w: Node, r: Node) -> str:
+    """Return the name of a property that neither side declares; one that matches the patterns and the rules for names where that
+    is easy.
+    """
     taken = {*w.get("properties", {}), *r.get("properties", {})}
-    core = pattern.strip("^$")
-    base = core if core.isalnum() else "extra"
-    names = [base, f"x{base}", f"{base}x", *(f"{base}{n}" for n in range(len(taken) + 1))]
+    cores = [core for pattern in patterns if (core := pattern.strip("^$")).isalnum()] or ["extra"]
+    bases = [*cores, "".join(cores), "".join(reversed(cores)), *_LETTERS]
+    names = [name for base in bases for name in (base, f"x{base}", f"{base}x", f"{base}{base}")]
+    names += [f"{cores[0]}{n}" for n in range(len(taken) + 1)]
     free = [name for name in names if name not in taken]
-    return next((name for name in free if not pattern or matches(pattern, name)), free[0])
+    return next(
+        (
+            name
+            for name in free
+            if all(not pattern or matches(pattern, name) for pattern in patterns)
+            and all(allows(rule, name) is not False for rule in w.get("names", ()))
+        ),
+        free[0],
+    )
+
+
+_LETTERS: Final = ("a", "b", "c", "d", "z", "A", "1", "")

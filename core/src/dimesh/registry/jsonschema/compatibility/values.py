@@ -15,6 +15,18 @@ MAX_DEPTH: Final = 40
 _SAFE: Final = re.compile(r"[\w \-:;,@#%&=/!<>~^$.*+?|()\[\]{}\\]*", re.ASCII)
 _NESTED: Final = re.compile(r"[*+}]\)[*+{]")
 
+FORMAT_LENGTHS: Final = {
+    "date": (10, 10),
+    "date-time": (20, 10**12),
+    "time": (9, 10**12),
+    "ipv4": (7, 15),
+    "ipv6": (2, 45),
+    "uuid": (36, 36),
+    "email": (3, 10**12),
+    "uri": (2, 10**12),
+}
+"""The least and greatest number of characters of texts in a format (RFC 3339, RFC 4122, RFC 4291, RFC 3986)."""
+
 
 def allows(node: Node, value: Any, depth: int = 0) -> bool | None:
     """Return whether a node allows a value; None: that is not decided here, for example because of a format."""
@@ -96,6 +108,9 @@ def _string(node: Node, value: Any, depth: int) -> bool | None:
     if not isinstance(value, str):
         return True
     if not node.get("minLength", 0) <= len(value) <= node.get("maxLength", len(value)):
+        return False
+    lengths = [FORMAT_LENGTHS[name] for name in node.get("format", ()) if name in FORMAT_LENGTHS]
+    if any(not least <= len(value) <= most for least, most in lengths):
         return False
     found = _all([matches(pattern, value) for pattern in node.get("pattern", ())])
     return found if not node.get("format") or found is False else None

@@ -180,10 +180,17 @@ def numbers(node: Node, whole: bool) -> list[int | float]:
 def texts(node: Node) -> list[str]:
     """Return texts at and near the limits of a schema."""
     least, most = node.get("minLength", 0), node.get("maxLength")
-    if node.get("pattern"):
-        found = [s for p in sorted(node.get("pattern")) for s in samples(p)]
-    elif node.get("format"):
-        found = [_FORMATS.get(name, "a") for name in sorted(node.get("format"))]
+    found = [s for p in sorted(node.get("pattern", ())) for s in samples(p)]
+    found += [_FORMATS.get(name, "a") for name in sorted(node.get("format", ()))]
+    if found:
+        # A text that is too short for the other limits may fit with more of the same before or behind it.
+        sizes = {least, least + 1, *(() if most is None else (most,))}
+        for text in tuple(found):
+            for size in sorted(sizes):
+                more = min(size, 10_000) - len(text)
+                if more > 0:
+                    fill = [*{text[:1] or "a", text[-1:] or "a", "a", "1"}]
+                    found += [made for c in sorted(fill) for made in (text + c * more, c * more + text)]
     else:
         lengths = {least, least + 1, *(() if most is None else (most, max(0, most - 1)))}
         found = ["a" * n for n in sorted(lengths) if n <= 100_000 and (most is None or n <= most)]
