@@ -16,9 +16,14 @@ from typing import Any
 import jsonschema
 import jsonschema_rs
 
-from dimesh import LocalSchemaRegistry, SchemaEvolutionHelper
+from dimesh import Event, LocalSchemaRegistry, SchemaEvolutionHelper
+from dimesh.bus.door import Operation
+from dimesh.bus.schemas import SchemaCheck
+from dimesh.clock import SystemClock
+from dimesh.events import strictjson
 from dimesh.registry.jsonschema.language import JsonSchema
 from dimesh.registry.jsonschema.parsed import ParsedJsonSchema
+from dimesh.spi.interceptor import Handling
 
 SHORT = os.environ.get("MESH_BENCH_SHORT") == "1"
 ROUNDS = 2_000 if SHORT else 50_000
@@ -122,6 +127,47 @@ async def _registered() -> dict[str, Any]:
     }
 
 
+async def _on_the_bus() -> list[dict[str, Any]]:
+    """Measure the check of a bus for each event of a known type: what it adds to a publish and to a call of a handler."""
+    async with LocalSchemaRegistry(defaults=False) as registry:
+        await registry.register("event.order.created", SMALL)
+        check = SchemaCheck(registry, SystemClock())
+        event = Event("order.created", None, SMALL_VALUE)
+        ((stamped,), _) = await check.outgoing("orders", Operation.PUBLISH, (event,))
+        handling = Handling("orders", "s", "g", "h", False)
+
+        async def handler(events: Any) -> None:
+            return None
+
+        async def publish() -> None:
+            await check.outgoing("orders", Operation.PUBLISH, (event,))
+
+        async def handle() -> None:
+            await check.handle(handling, (stamped,), handler)
+
+        engine = jsonschema_rs.Draft7Validator(SMALL, validate_formats=True)
+        floor = _per_call(lambda: engine.is_valid(strictjson.loads(event.data)), ROUNDS)
+        found = []
+        for name, call in (("publish", publish), ("handle", handle)):
+            best = float("inf")
+            for _ in range(5):
+                began = time.process_time()
+                for _ in range(ROUNDS):
+                    await call()
+                best = min(best, time.process_time() - began)
+            took = best / ROUNDS * 1e6
+            found.append(
+                {
+                    "name": f"check at {name}, {took:.1f} us: as a multiple of parsing and jsonschema-rs ({floor:.1f} us)",
+                    "value": took / floor,
+                    "unit": "x",
+                    "target": "< 2.5",
+                    "ok": took < 2.5 * floor,
+                }
+            )
+        return found
+
+
 def _edits() -> list[dict[str, Any]]:
     properties = LARGE["properties"]
 
@@ -184,6 +230,7 @@ def run() -> list[dict[str, Any]]:
         *_validation("5 fields", SMALL, SMALL_VALUE, ROUNDS),
         *_validation("100 fields", LARGE, LARGE_VALUE, ROUNDS // 10),
         asyncio.run(_registered()),
+        *asyncio.run(_on_the_bus()),
         _build(),
         *_comparison(),
     ]

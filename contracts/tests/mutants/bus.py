@@ -189,6 +189,22 @@ class DropsHeaders(Memory):
         return await super().append(topic, bare, **options)
 
 
+class TakesSchemasForItsOwn(Memory):
+    async def append(
+        self, topic: str, records: Sequence[Record], **options: Any
+    ) -> Sequence[Position | None]:
+        sent = []
+        for record in records:
+            try:
+                headers = record.event.headers
+            except Exception:
+                headers = {}
+            # Like a broker with a schema registry of its own, whose attributes have such names.
+            left = {k: v for k, v in headers.items() if not k.endswith("-schema")}
+            sent.append(record if len(left) == len(headers) else changed(record, headers=left))
+        return await super().append(topic, sent, **options)
+
+
 class TruncatesAt64K(Memory):
     async def append(
         self, topic: str, records: Sequence[Record], **options: Any
@@ -823,6 +839,12 @@ MUTANTS = [
         G.DEAD_LETTER,
         "drops headers, and with them the reason of a dead letter",
         DropsHeaders,
+    ),
+    Mutant(
+        "takes-schemas",
+        G.WRITER_SCHEMA,
+        "takes headers that name schemas for its own",
+        TakesSchemasForItsOwn,
     ),
     Mutant("truncates", G.COMPLETE, "cuts payloads at 64 KiB", TruncatesAt64K),
     Mutant("decodes", G.DEAD_LETTER, "decodes records that it should only carry", DecodesWhatItCarries),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dimesh.bus.counts import EventCounts
 from dimesh.bus.engine import EventBus
+from dimesh.bus.schema_rules import Action, SchemaRule, SubjectName, Unavailable, Unknown
 from dimesh.capabilities import Capability
 from dimesh.clock import Clock, SystemClock
 from dimesh.errors import ConfigurationError
@@ -66,11 +67,13 @@ class Mesh:
         self.webhook_sources: dict[str, WebhookSource] = {}
         """The sources that are captured here and that webhooks wake, by name."""
         bus = settings.bus
+        rules = schema_rules(settings)
         self.bus = EventBus(
             self.plugins.bus_backend(bus.driver, driver_options(self.settings, bus, "mesh"), self.context),
             clock=self.clock,
             consumer_group=bus.consumer_group,
-            registry=self.registry if bus.validate_schemas else None,
+            registry=self.registry if rules else None,
+            schemas=rules or None,
             interceptors=self._interceptors(),
             observer=self.plugins if self.counts is None else self.counts,
             principal=settings.mesh.principal,
@@ -108,7 +111,11 @@ class Mesh:
                 section.driver, driver_options(self.settings, section, "registry"), self.context
             )
             self._registry = SchemaRegistry(
-                store, languages=self.plugins.schema_language, on_registered=self.plugins.schema_registered
+                store,
+                policy=section.policy,
+                undecided=section.undecided,
+                languages=self.plugins.schema_language,
+                on_registered=self.plugins.schema_registered,
             )
         return self._registry
 
@@ -313,6 +320,26 @@ def driver_options(settings: MeshSettings, section: DriverSection, part: str) ->
     if default is not None and "path" not in options:
         options["path"] = str(settings.mesh.data_dir / default.format(part=part))
     return options
+
+
+def schema_rules(settings: MeshSettings) -> list[SchemaRule]:
+    """Return the rules of the check of schemas, of the settings; empty: nothing is checked.
+
+    Raises:
+        EventError: a topic or pattern is not acceptable.
+    """
+    rules = [
+        SchemaRule(
+            (section.topic,) if isinstance(section.topic, str) else tuple(section.topic),
+            Action(section.publish),
+            Action(section.consume),
+            SubjectName(section.subject),
+            Unknown(section.unknown),
+            Unavailable(section.unavailable),
+        )
+        for section in settings.schemas
+    ]
+    return [*rules, SchemaRule()] if settings.bus.validate_schemas else rules
 
 
 async def _closed(close: Callable[[], Awaitable[None]], name: str) -> None:

@@ -20,6 +20,7 @@ from dimesh import (
     SchemaRegistry,
     StartAt,
 )
+from dimesh.bus.door import Operation
 from dimesh.bus.redrive import DeadLetters
 from dimesh.bus.schemas import SchemaCheck
 from dimesh.clock import ManualClock
@@ -385,12 +386,17 @@ async def test_a_registry_that_is_down_serves_what_is_known(tmp_path: Path) -> N
     async with LocalSchemaRegistry(folder / "r.db", defaults=False) as registry:
         await registry.register("event.order.created", ORDER)
         check = SchemaCheck(registry, clock)
-        await check._stamped(Event("order.created", None, {"order": 1}))
+
+        async def stamped(event: Event) -> Event:
+            ((made,), _) = await check.outgoing("t", Operation.PUBLISH, (event,))
+            return made
+
+        await stamped(Event("order.created", None, {"order": 1}))
         await registry.store.close()  # from now on every question is a StorageError
         await clock.advance(60.0)
-        stamped = await check._stamped(Event("order.created", None, {"order": 2}))
-        assert stamped.headers["writer-schema"] == "event.order.created/1"
+        second = await stamped(Event("order.created", None, {"order": 2}))
+        assert second.headers["writer-schema"] == "event.order.created/1"
         with pytest.raises(SchemaValidationError):
-            await check._stamped(Event("order.created", None, {"order": "x"}))
+            await stamped(Event("order.created", None, {"order": "x"}))
         with pytest.raises(StorageError, match="closed"):
-            await check._stamped(Event("other.created", None, {}))
+            await stamped(Event("other.created", None, {}))

@@ -28,6 +28,7 @@ from dimesh_contracts.bus.leaving import Leaving
 from dimesh_contracts.bus.members import Members
 from dimesh_contracts.bus.model import AgainstTheReference
 from dimesh_contracts.bus.publishing import Publishing
+from dimesh_contracts.bus.schemas import WrittenSchemas
 from dimesh_contracts.bus.slow import SlowHandlers
 from dimesh_contracts.bus.storage import Storage
 from dimesh_contracts.bus.subscribing import Subscribing
@@ -50,6 +51,7 @@ class BusBackendContract(
     Leaving,
     Flow,
     Forgeries,
+    WrittenSchemas,
     AgainstTheReference,
 ):
     """All tests of the kit."""

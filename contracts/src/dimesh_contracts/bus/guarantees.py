@@ -55,6 +55,9 @@ class BusGuarantee(Guarantee):
     REDELIVERED_LATER = "What is delivered again later reaches the group that failed, and no other; the events behind it go on."
     PAUSED = "A paused subscription handles nothing, keeps its partitions, and continues where it was."
     PATTERNS = "A subscription by pattern gets everything of each topic that matches, also of those that are created later."
+    WRITER_SCHEMA = (
+        "An event arrives with the version of the schema that it was written with, and is checked against it."
+    )
     DEAD_LETTER = (
         "What cannot be handled becomes a dead letter that holds the original bytes, and holds up nobody."
     )

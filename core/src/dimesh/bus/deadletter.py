@@ -28,6 +28,9 @@ REDRIVEN: Final = "system.redriven"
 DISCARDED: Final = "system.discarded"
 """The type of the mark that an entry was discarded."""
 
+PUBLISHING: Final = "(publish)"
+"""What is named as the handler of a dead letter that was refused when it was published."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -114,6 +117,33 @@ def dead_letter(delivery: Delivery, failure: Failure, form: Form = Form.WHOLE) -
         del headers[h.DLQ_ERROR_TYPE]
     else:
         headers[h.DLQ_KEY] = _clean(record.key)
+    return event.replace(headers=headers)
+
+
+def refused_at_publish(event: Event, topic: str, key: str, error: BaseException, now: float) -> Event:
+    """Return the event to append to the dead-letter topic for one that was refused before it was in its topic. No group has
+    failed, so a redrive sends it to all of them.
+
+    Args:
+        event: the event.
+        topic: the topic that it was published to.
+        key: its ordering key.
+        error: why it was refused.
+        now: the wall-clock time, in epoch seconds.
+    """
+    headers: dict[str, str | bytes] = {
+        **event.headers,
+        h.DLQ_REASON: _clean(describe(error, MAX_REASON)),
+        h.DLQ_ERROR_TYPE: _clean(f"{type(error).__module__}.{type(error).__qualname__}"),
+        h.DLQ_STACK: stack_digest(error),
+        h.DLQ_ATTEMPTS: "0",
+        h.DLQ_TOPIC: topic,
+        h.DLQ_GROUP: "",
+        h.DLQ_HANDLER: PUBLISHING,
+        h.DLQ_FIRST: _iso(now),
+        h.DLQ_LAST: _iso(now),
+        h.DLQ_KEY: _clean(key),
+    }
     return event.replace(headers=headers)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
 
 from dimesh.bus import headers as h
 from dimesh.bus.deadletter import UNDECODABLE, Failure, Form, dead_letter
+from dimesh.bus.deadletter_topics import DeadLetterTopics
 from dimesh.bus.door import Door, Operation
 from dimesh.bus.observer import BusObserver, notify
 from dimesh.bus.replies import Replies
-from dimesh.bus.topics import bounded_topic, topic_exists
-from dimesh.capabilities import Capability
 from dimesh.errors import DimeshError, is_permanent
 from dimesh.events.event import Event, restore
 from dimesh.events.metadata import EventMetadata
@@ -20,12 +18,6 @@ from dimesh.printable import printable_error
 from dimesh.spi.bus import Delivery, Record
 
 log = logging.getLogger("dimesh.bus")
-
-KEPT: Final = 100_000
-"""The number of records of a dead-letter topic that the engine creates, where the backend counts. ``create_topic`` changes it,
-beforehand or later."""
-KEPT_FOR: Final = 30 * 86_400.0
-"""The seconds that dead letters are kept where the backend removes by age alone."""
 
 
 class DeadLetterWriter:
@@ -43,7 +35,7 @@ class DeadLetterWriter:
         self._replies = replies
         self._observer = observer
         self._timeout = timeout
-        self._known: set[str] = set()
+        self._topics = DeadLetterTopics(door)
 
     async def write(self, subscription_id: str, delivery: Delivery, failure: Failure) -> bool:
         """Append to the dead-letter topic of the failure's topic.
@@ -89,7 +81,7 @@ class DeadLetterWriter:
         An error that no backend should raise leads to the next smaller form, too, but never to giving up: it may be an outage.
         """
         name = dead_letter_topic(failure.topic)
-        await self._ensure_topic(name)
+        await self._topics.ensure(name)
         refused: Exception | None = None
         unknown: Exception | None = None
         for form in Form:
@@ -139,18 +131,3 @@ class DeadLetterWriter:
             reason = f"{failure.reason}; the dead letter was refused: {text}"
             notify(self._observer.given_up, failure.topic, subscription_id, event, reason)
         return event
-
-    async def _ensure_topic(self, name: str) -> None:
-        # Created here and not by the first append: a backend may keep nothing by default. An existing topic keeps its
-        # settings, which create_topic would change, so the topic is looked for first.
-        if name in self._known or Capability.TOPIC_ADMIN not in self._door.capabilities:
-            return
-        if not await topic_exists(self._door, name):
-            try:
-                await self._door.create_topic(name, bounded_topic(self._door.capabilities, KEPT_FOR, KEPT))
-            except DimeshError as error:
-                if not is_permanent(error) and not await topic_exists(self._door, name):
-                    raise
-                # The topic exists and is left as it is, or the append creates it with other settings, or is refused.
-                log.debug("topic %s was not created: %s", name, error)
-        self._known.add(name)

@@ -26,7 +26,9 @@ from dimesh.bus.patterns import TopicSelection, is_pattern
 from dimesh.bus.redelivery import Redelivery
 from dimesh.bus.replies import Replies
 from dimesh.bus.requests import Requests
-from dimesh.bus.schemas import SchemaCheck, SchemaSource
+from dimesh.bus.schema_cache import SchemaSource
+from dimesh.bus.schema_rules import SchemaRule
+from dimesh.bus.schemas import SchemaCheck
 from dimesh.bus.services import Services
 from dimesh.bus.status import StatusWriter
 from dimesh.bus.subscription import Subscription
@@ -35,7 +37,7 @@ from dimesh.bus.sync import SyncBus
 from dimesh.bus.topics import TopicRules
 from dimesh.capabilities import Capabilities
 from dimesh.clock import Clock, SystemClock
-from dimesh.errors import BusClosedError, BusError, EventError
+from dimesh.errors import BusClosedError, BusError, ConfigurationError, EventError
 from dimesh.events.event import Event
 from dimesh.events.fields import NO_HEADERS
 from dimesh.events.metadata import check_text
@@ -59,8 +61,10 @@ class EventBus:
         seed: makes the jitter of retries repeatable.
         consumer_group: the group of subscriptions that name neither a group nor themselves.
         ordering_key: the rule for the ordering key of events published without one.
-        registry: a schema registry; payloads are checked against subject ``event.<type>`` at publish and before
-            each handler, inside all interceptors.
+        registry: a schema registry; payloads are checked at publish and before each handler, inside all interceptors.
+        schemas: the rules of the check, see :class:`~dimesh.bus.schema_rules.SchemaRule`; the first one that names a topic
+            counts. By default every topic is checked against the subjects ``event.<type>``: a publish that fails is rejected,
+            and an event that fails before a handler is dead-lettered.
         interceptors: wrap every publish and every handling, the first one outermost; see
             :mod:`dimesh.spi.interceptor`.
         observer: is notified of what happened (the plugin manager).
@@ -80,6 +84,7 @@ class EventBus:
         consumer_group: str | None = None,
         ordering_key: Callable[[Event], str] = sender_key,
         registry: SchemaSource | None = None,
+        schemas: Sequence[SchemaRule] | None = None,
         interceptors: Sequence[Interceptor] = (),
         observer: BusObserver | None = None,
         principal: str = UNNAMED,
@@ -94,10 +99,16 @@ class EventBus:
         self._consumer_group = None if consumer_group is None else check_group(consumer_group)
         self._publish_timeout = publish_timeout
         self._drain_timeout = drain_timeout
-        check = () if registry is None else (SchemaCheck(registry, self.clock),)
-        around = Interceptors((*interceptors, *check))
-        self._outgoing = Outgoing(self._door, self.clock, ordering_key, around, observer, publish_timeout)
-        self._direct = not around.publishing
+        if schemas is not None and registry is None:
+            raise ConfigurationError("rules for schemas need a registry: give one, too")
+        rules = (SchemaRule(),) if schemas is None else tuple(schemas)
+        check = None if registry is None else SchemaCheck(registry, self.clock, rules)
+        self._check = check
+        around = Interceptors(interceptors if check is None else (*interceptors, check))
+        self._outgoing = Outgoing(
+            self._door, self.clock, ordering_key, around, observer, publish_timeout, check
+        )
+        self._direct = not around.publishing and check is None
         self._append = self._door.appender(Operation.PUBLISH)
         replies = Replies(self._outgoing)
         self._services = Services(
@@ -162,6 +173,13 @@ class EventBus:
         if self._sync is None:
             self._sync = SyncBus(self, loop=self._loop)
         return self._sync
+
+    @property
+    def schema_counts(self) -> Mapping[tuple[str, str, str], int]:
+        """The number of events that failed the check of their schema, by topic, stage (``publish`` or ``consume``) and outcome
+        (``rejected``, ``dead-lettered``, ``warned``, or ``unchecked`` for want of a schema).
+        """
+        return {} if self._check is None else self._check.reports.counts
 
     @property
     def closed(self) -> bool:

@@ -20,6 +20,7 @@ ENGINE_OPTIONS: Final = frozenset(
         "principal",
         "publish_timeout",
         "registry",
+        "schemas",
         "seed",
     }
 )
@@ -70,7 +71,7 @@ class EventBusFactory:
 
         Args:
             bus_type: ``memory``, ``sqlite`` or the name of any installed bus plugin (``kafka``, ``pubsub``).
-            options: the driver's, and those of :class:`EventBus` (clock, seed, consumer_group, ordering_key, registry,
+            options: the driver's, and those of :class:`EventBus` (clock, seed, consumer_group, ordering_key, registry, schemas,
                 interceptors, observer, principal, publish_timeout, drain_timeout, create_topics).
 
         Raises:

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from dimesh.bus.door import Door, Operation, check_all_headers
 from dimesh.bus.interceptors import Interceptors
 from dimesh.bus.observer import BusObserver, notify
+from dimesh.bus.refused import Refused, RefusedEvents
 from dimesh.bus.retry import LONGEST_DELAY
+from dimesh.bus.schemas import NOTHING_REFUSED, Refusals, SchemaCheck
 from dimesh.capabilities import Capability
 from dimesh.clock import Clock
 from dimesh.errors import ConfigurationError, EventError, NotOfferedError
@@ -34,6 +36,7 @@ class Outgoing:
         interceptors: wrap each publish.
         observer: is notified of what was published.
         timeout: seconds to wait for room in a full buffer.
+        check: the check of schemas, inside all interceptors; None: none.
     """
 
     def __init__(
@@ -44,12 +47,15 @@ class Outgoing:
         interceptors: Interceptors,
         observer: BusObserver | None,
         timeout: float,
+        check: SchemaCheck | None = None,
     ) -> None:
         self.door = door
         self.rule = ordering_key
         self.interceptors = interceptors
         self.observer = observer
         self.timeout = timeout
+        self.check = check
+        self._refused = RefusedEvents(door, clock, observer)
         self._clock = clock
 
     async def publish(
@@ -79,6 +85,9 @@ class Outgoing:
 
         async def append(final: Sequence[Event]) -> list[Receipt]:
             check_all_headers(final)
+            refused = NOTHING_REFUSED
+            if self.check is not None:
+                final, refused = await self.check.outgoing(topic, operation, final)
             sent = final if headers is None else [_with_headers(event, headers) for event in final]
             if keys is not None:
                 records = [Record.of(event, key, deliver_at) for event, key in zip(sent, keys, strict=True)]
@@ -101,18 +110,36 @@ class Outgoing:
                     )
             else:
                 records = [Record.of(event, self.key_of(event), deliver_at) for event in sent]
-            positions = await self.door.append(
-                topic,
-                records,
-                operation=operation,
-                timeout=self.timeout if timeout is None else timeout,
-                state=state,
-            )
-            return self.receipts(topic, sent, positions)
+            wait = self.timeout if timeout is None else timeout
+            aside: dict[int, Receipt] = {}
+            if refused:
+                # These first: after a crash in between, the sender publishes all of them again.
+                aside = await self._set_aside(topic, sent, records, refused, wait)
+                sent = [event for n, event in enumerate(sent) if n not in refused]
+                records = [record for n, record in enumerate(records) if n not in refused]
+                if not records and not state:
+                    return list(aside.values())
+            positions = await self.door.append(topic, records, operation=operation, timeout=wait, state=state)
+            receipts = self.receipts(topic, sent, positions)
+            for place, receipt in aside.items():
+                receipts.insert(place, receipt)
+            return receipts
 
         if self.interceptors.publishing and events:
             return list(await self.interceptors.publish(Publishing(topic, operation.value), events, append))
         return await append(events)
+
+    async def _set_aside(
+        self,
+        topic: str,
+        events: Sequence[Event],
+        records: Sequence[Record],
+        refused: Refusals,
+        timeout: float,
+    ) -> dict[int, Receipt]:
+        """Append refused events to the dead letters of a topic; return their receipts by their places, ascending."""
+        letters = [Refused(events[n], records[n].key, error) for n, error in refused.items()]
+        return dict(zip(refused, await self._refused.dead_letter(topic, letters, timeout), strict=True))
 
     def receipts(
         self, topic: str, events: Sequence[Event], positions: Sequence[Position | None]
@@ -137,10 +164,17 @@ class Outgoing:
 
         async def hold(final: Sequence[Event]) -> list[Receipt]:
             check_all_headers(final)
+            refused = NOTHING_REFUSED
+            if self.check is not None:
+                final, refused = await self.check.outgoing(topic, Operation.PRODUCE, final)
             made = [Record.of(event, self.key_of(event)) for event in final]
-            self.door.check_records(topic, made)
-            records.extend(made)
-            return [Receipt(topic, event.metadata.event_id) for event in final]
+            aside: dict[int, Receipt] = {}
+            if refused:
+                aside = await self._set_aside(topic, final, made, refused, self.timeout)
+            kept = [record for n, record in enumerate(made) if n not in refused]
+            self.door.check_records(topic, kept)
+            records.extend(kept)
+            return [aside.get(n) or Receipt(topic, event.metadata.event_id) for n, event in enumerate(final)]
 
         if self.interceptors.publishing and events:
             await self.interceptors.publish(Publishing(topic, Operation.PRODUCE.value), events, hold)

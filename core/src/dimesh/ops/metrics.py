@@ -116,6 +116,7 @@ class Metrics:
             *self._published(),
             *self._subscriptions(),
             *self._errors(),
+            *self._schemas(),
             *self._lag((g.topic, g.group, g.lag) for g in groups),
             *self._sources(),
             *self._lineage(),
@@ -192,6 +193,16 @@ class Metrics:
         return [
             Family("dimesh_handler_failures_total", "counter", "Calls of handlers that failed, by the class of the error.",
                    ("topic", "group", "error"), samples)
+        ]  # fmt: skip
+
+    def _schemas(self) -> list[Family]:
+        totals: dict[tuple[str, str, str], int] = defaultdict(int)
+        for (topic, stage, outcome), count in self._mesh.bus.schema_counts.items():
+            totals[self._names.topic(topic), stage, outcome] += count
+        samples: list[Sample] = list(totals.items())
+        return [
+            Family("dimesh_schema_failures_total", "counter", "Events that failed the check of their schema, or had none to be "
+                   "checked with.", ("topic", "stage", "outcome"), samples)
         ]  # fmt: skip
 
     def _lag(self, partitions: Iterable[tuple[str, str, int | None]]) -> list[Family]:

@@ -32,6 +32,8 @@ from dimesh.registry.rules import (
     COMPATIBILITY,
     MODE,
     POLICY,
+    UNDECIDED_WHAT,
+    OnUndecided,
     SubjectMode,
     SubjectSettings,
     policy_of,
@@ -59,11 +61,13 @@ class SchemaRegistry:
     Args:
         store: the store of the versions.
         policy: the meaning of "compatible" for subjects without a policy of their own; see :data:`dimesh.spi.schema.POLICIES`.
+        undecided: ``block`` or ``allow``: what happens to a comparison that cannot be decided, for subjects without a setting of
+            their own.
         languages: returns a schema language by its name, such as ``AVRO``; None: the installed plugins. JSON Schema needs none.
         on_registered: called with each new version.
 
     Raises:
-        ConfigurationError: there is no such policy.
+        ConfigurationError: there is no such policy or treatment.
     """
 
     def __init__(
@@ -71,11 +75,13 @@ class SchemaRegistry:
         store: RegistryStore,
         *,
         policy: str = "tolerant",
+        undecided: OnUndecided | str = OnUndecided.BLOCK,
         languages: Callable[[str], SchemaLanguage] | None = None,
         on_registered: Callable[[StoredSchema], None] | None = None,
     ) -> None:
         self.store = store
         self.policy = policy_of(policy)
+        self.undecided = value_of(OnUndecided, undecided, UNDECIDED_WHAT)
         self.parser = SchemaParser(store, languages)
         self._on_registered = on_registered
         self._registered: OrderedDict[tuple[str, int], RegisteredSchema] = OrderedDict()
@@ -180,7 +186,7 @@ class SchemaRegistry:
             same = await self.store.find(subject, content)
             if same is not None and version in (None, same.version) and schema_id in (None, same.schema_id):
                 return same
-            settings = SubjectSettings.of(snapshot.settings, self.policy)
+            settings = SubjectSettings.of(snapshot.settings, self.policy, self.undecided)
             settings.permit(subject, given=given)
             if settings.mode is not SubjectMode.IMPORT:
                 result = await self._decide(subject, parsed, snapshot.live, settings)
@@ -243,7 +249,7 @@ class SchemaRegistry:
         if isinstance(self.store, DecidingStore):
             return _result(await self.store.check(subject, content, version), version or 0)
         snapshot = await self.store.snapshot(subject)
-        settings = SubjectSettings.of(snapshot.settings, self.policy)
+        settings = SubjectSettings.of(snapshot.settings, self.policy, self.undecided)
         if version is None:
             return await self._decide(subject, parsed, snapshot.live, settings)
         old = await self.parser.parse((await self._stored(subject, version)).content)
@@ -273,9 +279,9 @@ class SchemaRegistry:
         """
         await self._ready()
         if subject is None:
-            return SubjectSettings.of(await self.store.get_settings(None), self.policy)
+            return SubjectSettings.of(await self.store.get_settings(None), self.policy, self.undecided)
         _check_subject(subject)
-        return SubjectSettings.of((await self.store.snapshot(subject)).settings, self.policy)
+        return SubjectSettings.of((await self.store.snapshot(subject)).settings, self.policy, self.undecided)
 
     async def get_compatibility(self, subject: str | None = None) -> CompatibilityMode:
         """Return the mode of a subject: its own, else that of its context, else the global one, else BACKWARD."""

@@ -18,21 +18,14 @@ class RegisteredSchema:
         schema: the schema of the version.
     """
 
-    __slots__ = ("schema", "stored")
+    __slots__ = ("_decode", "schema", "stored", "subject", "version")
 
     def __init__(self, stored: StoredSchema, schema: ParsedSchema) -> None:
         self.stored = stored
         self.schema = schema
-
-    @property
-    def subject(self) -> str:
-        """The subject."""
-        return self.stored.subject
-
-    @property
-    def version(self) -> int:
-        """The number of the version."""
-        return self.stored.version
+        self.subject: str = stored.subject
+        self.version: int = stored.version
+        self._decode = schema.decode
 
     def check_payload(self, payload: bytes) -> None:
         """Check that a payload is what the schema's language writes for the schema.
@@ -41,7 +34,7 @@ class RegisteredSchema:
             SchemaValidationError: the payload is not; see ``problems``.
         """
         try:
-            self.schema.decode(payload)
+            self._decode(payload)
         except SchemaValidationError as error:
             raise SchemaValidationError(
                 f"the payload does not satisfy {show(self.subject)} (version {self.version}): "

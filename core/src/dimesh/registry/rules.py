@@ -17,6 +17,7 @@ E = TypeVar("E", bound=Enum)
 COMPATIBILITY: Final = "compatibility"
 POLICY: Final = "compatibilityPolicy"
 UNDECIDED: Final = "undecided"
+UNDECIDED_WHAT: Final = "treatment of undecided comparisons"
 MODE: Final = "mode"
 DEFAULT_MODE: Final = CompatibilityMode.BACKWARD
 
@@ -47,12 +48,13 @@ class SubjectSettings:
     mode: SubjectMode = SubjectMode.READWRITE
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], policy: str) -> Self:
+    def of(cls, settings: Mapping[str, Any], policy: str, undecided: OnUndecided = OnUndecided.BLOCK) -> Self:
         """Return the settings as a store keeps them, completed with defaults.
 
         Args:
             settings: the stored settings.
             policy: the policy of the registry, for subjects that have none of their own.
+            undecided: the same for comparisons that cannot be decided.
 
         Raises:
             ConfigurationError: a stored value is unknown; the message names it.
@@ -62,7 +64,7 @@ class SubjectSettings:
                 CompatibilityMode, settings.get(COMPATIBILITY, DEFAULT_MODE.value), "compatibility mode"
             ),
             policy_of(settings.get(POLICY, policy)),
-            value_of(OnUndecided, settings.get(UNDECIDED, "block"), "treatment of undecided comparisons"),
+            value_of(OnUndecided, settings.get(UNDECIDED, undecided.value), UNDECIDED_WHAT),
             value_of(SubjectMode, settings.get(MODE, "READWRITE"), "mode of a subject"),
         )
 

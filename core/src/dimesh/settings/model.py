@@ -58,7 +58,8 @@ class BusSection(DriverSection):
     publish_timeout: float = Field(default=30.0, ge=0)
     """The number of seconds that a publish waits for space in the backend's buffer."""
     validate_schemas: bool = False
-    """Whether payloads are checked against the registry at publish and before each handler."""
+    """Whether payloads of topics that no `[[schemas]]` names are checked against the registry, too: at publish (rejected) and
+    before each handler (dead-lettered), with the subjects `event.<type>`."""
 
 
 def _check_address(listen: str | None) -> str | None:
@@ -105,8 +106,37 @@ class RegistryServeSection(_Section):
 class RegistrySection(DriverSection):
     """The schema registry."""
 
+    policy: Literal["strict", "defaults", "tolerant", "confluent", "confluent-lenient"] = "tolerant"
+    """The meaning of "compatible" for subjects without a policy of their own. A registry that decides by itself, such as a remote
+    one, has its own."""
+    undecided: Literal["block", "allow"] = "block"
+    """Whether a schema may be registered whose compatibility can neither be proved nor refuted."""
     serve: RegistryServeSection = RegistryServeSection()
     """The REST API of the registry."""
+
+
+SchemaAction = Literal["reject", "dead-letter", "warn", "off"]
+
+
+class SchemaSection(_Section):
+    """The check of the payloads of some topics against the registry. The first section that names a topic counts."""
+
+    topic: str | list[str]
+    """The topic, or several, or patterns such as `orders.*`. Dead letters are checked only where a pattern ends with `.dlq`."""
+    publish: SchemaAction = "reject"
+    """What happens at publish to an event that does not satisfy its schema. `reject`: the publish fails. `dead-letter`: the event
+    becomes a dead letter of the topic, and the publish succeeds. `warn`: the event is published, and the log and the metrics
+    report it. `off`: nothing is checked."""
+    consume: SchemaAction = "dead-letter"
+    """The same before a handler is called. `reject` means `dead-letter` there."""
+    subject: Literal["event-type", "topic", "topic-and-type"] = "event-type"
+    """The name of an event's subject: `event.<type>`, `<topic>-value` or `<topic>-<type>`."""
+    unknown: Literal["pass", "warn", "fail"] = "pass"
+    """What happens to events whose subject has no schema: they are passed on, passed on and reported, or treated like those
+    that do not satisfy their schema."""
+    unavailable: Literal["fail", "warn"] = "fail"
+    """What happens to events while the registry cannot be asked and their schema is not known yet. `fail`: the publish fails, and
+    a handling is tried again later. `warn`: they are passed on unchecked, and that is reported."""
 
 
 class LineageSection(DriverSection):
@@ -282,6 +312,7 @@ class MeshSettings(BaseSettings):
     cdc: CDCSection = CDCSection()
     http: HttpSection = HttpSection()
     log: LogSection = LogSection()
+    schemas: list[SchemaSection] = Field(default_factory=list)
     handlers: list[HandlerSection] = Field(default_factory=list)
     sources: list[SourceSection] = Field(default_factory=list)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dimesh.cli.context import State
     from dimesh.cli.output import Output
     from dimesh.events import Event
+    from dimesh.spi.receipt import Receipt
 
 MAX_LINE = 64 * 1024 * 1024
 DEFAULT_TYPE = "custom"
@@ -113,18 +114,28 @@ async def _publish(
     with Progress(out, f"publish to {topic}", source.size) as progress:
         async with state.opened() as mesh:
 
+            def put(receipts: Sequence[Receipt], sent: list[tuple[int, Event]]) -> int:
+                good = 0
+                for receipt, (number, _) in zip(receipts, sent, strict=True):
+                    if receipt.topic == topic:
+                        good += 1
+                    else:
+                        out.note(f"{source.unit} {number}: dead-lettered, see 'dimesh dlq list {topic}'")
+                return good
+
             async def send(waiting: list[tuple[int, Event]]) -> tuple[int, int]:
                 if dry_run:
                     return len(waiting), 0
                 if delay is None:
                     with contextlib.suppress(SchemaValidationError):  # one of them; found out below
-                        await mesh.bus.publish_many(topic, [event for _, event in waiting], key=key)
-                        return len(waiting), 0
+                        receipts = await mesh.bus.publish_many(topic, [e for _, e in waiting], key=key)
+                        good = put(receipts, waiting)
+                        return good, len(waiting) - good
                 good = 0
                 for number, event in waiting:
                     try:
-                        await mesh.bus.publish(topic, event, key=key, delay=delay)
-                        good += 1
+                        receipt = await mesh.bus.publish(topic, event, key=key, delay=delay)
+                        good += put((receipt,), [(number, event)])
                     except SchemaValidationError as error:
                         report_line(out, number, error, source.unit)
                 return good, len(waiting) - good
@@ -143,6 +154,9 @@ async def _publish(
             if waiting:
                 good, bad = await send(waiting)
                 done, refused = done + good, refused + bad
+            warned = mesh.bus.schema_counts.get((topic, "publish", "warned"), 0)
+    if warned:
+        out.note(f"{warned} published although their check failed; --log-level warning shows why")
     if out.as_json:
         out.document(
             {
