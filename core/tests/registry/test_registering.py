@@ -39,9 +39,12 @@ from dimesh.errors import (
     SubjectNotFoundError,
     VersionConflictError,
 )
+from dimesh.mesh import Mesh
 from dimesh.registry.defaults import DEFAULT_SCHEMAS
 from dimesh.registry.jsonschema.language import JsonSchema
+from dimesh.settings import load_settings
 from dimesh.spi.registry import Reference, SchemaContent
+from dimesh.spi.schema import Outcome
 from dimesh_contracts.waiting import until
 
 WORD: dict[str, Any] = {"properties": {"value": {"type": "string"}}}
@@ -400,3 +403,28 @@ async def test_a_registry_that_is_down_serves_what_is_known(tmp_path: Path) -> N
             await stamped(Event("order.created", None, {"order": "x"}))
         with pytest.raises(StorageError, match="closed"):
             await stamped(Event("other.created", None, {}))
+
+
+async def test_the_registry_has_a_policy_and_a_treatment_of_what_cannot_be_decided() -> None:
+    """For subjects without settings of their own; that an array of two different values has at most two is not found out."""
+    many = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True}
+    wide = {"maxItems": 2}
+    for undecided, allowed in (("block", False), ("allow", True)):
+        async with LocalSchemaRegistry(defaults=False, undecided=undecided) as registry:
+            await registry.register("s", many)
+            result = await registry.compatibility("s", wide)
+            outcomes = {c.verdict.outcome for c in result.comparisons}
+            assert outcomes == {Outcome.UNDECIDED}
+            assert result.compatible is allowed
+            assert (await registry.settings("s")).undecided.value == undecided
+    with pytest.raises(ConfigurationError, match="'maybe' is not a treatment"):
+        LocalSchemaRegistry(undecided="maybe")
+
+
+async def test_the_settings_of_a_mesh_reach_its_registry(tmp_path: Path) -> None:
+    file = tmp_path / "dimesh.toml"
+    file.write_text('[registry]\ndriver = "memory"\npolicy = "strict"\nundecided = "allow"\n')
+    mesh = Mesh(load_settings(file, mesh={"data_dir": tmp_path}).settings)
+    settings = await mesh.registry.settings("s")
+    assert (settings.policy, settings.undecided.value) == ("strict", "allow")
+    await mesh.close()
