@@ -63,19 +63,21 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
-        from pydantic_core import core_schema
+        from pydantic_core import PydanticCustomError, core_schema
 
         def masked(secret: object) -> str:
             return str(secret) if secret else ""
 
+        def made(value: object) -> Secret:
+            if isinstance(value, cls):
+                return value
+            if isinstance(value, str):
+                return cls(value)
+            raise PydanticCustomError("string_type", "Input should be a valid string")
+
         return core_schema.json_or_python_schema(
             json_schema=core_schema.no_info_after_validator_function(cls, core_schema.str_schema()),
-            python_schema=core_schema.union_schema(
-                [
-                    core_schema.is_instance_schema(cls),
-                    core_schema.no_info_after_validator_function(cls, core_schema.str_schema()),
-                ]
-            ),
+            python_schema=core_schema.no_info_plain_validator_function(made),
             serialization=core_schema.plain_serializer_function_ser_schema(masked, when_used="json"),
         )
 

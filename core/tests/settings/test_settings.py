@@ -472,3 +472,14 @@ def test_options_reach_the_driver_as_they_stand(tmp_path: Path, options: dict[st
     text = "[bus.options]\n" + "\n".join(lines).replace("${", "$${")
     (tmp_path / "options.toml").write_text(text, "utf-8")
     assert load_settings("options.toml").settings.bus.options == options
+
+
+def test_a_secret_that_is_no_text_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "dimesh.toml"
+    file.write_text('[registry.serve.users]\nshop = { password = "hunter2" }\n', "utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(file)
+    text = str(caught.value)
+    assert "registry.serve.users.shop: Input should be a valid string" in text
+    assert len(text.splitlines()) == 1
+    assert "hunter2" not in text
