@@ -1,0 +1,47 @@
+"""Message classes of one schema, in a pool of descriptors that no other schema sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from dimesh.errors import InvalidSchemaError
+from dimesh_protobuf.nodes import File
+
+
+class Pool:
+    """The message classes of a file and of everything that it imports.
+
+    Args:
+        file: the linked file.
+        imported: the files that it imports, directly or through others, by their paths; each after those that it imports.
+
+    Raises:
+        InvalidSchemaError: the runtime of Protobuf refuses a file.
+    """
+
+    def __init__(self, file: File, imported: dict[str, File]) -> None:
+        self._pool = descriptor_pool.DescriptorPool()
+        self._classes: dict[str, Any] = {}
+        name = "schema.proto"
+        while name in imported:
+            name = f"_{name}"
+        for path, one in (*imported.items(), (name, file)):
+            proto = descriptor_pb2.FileDescriptorProto()
+            proto.CopyFrom(one.proto)
+            proto.name = path
+            try:
+                self._pool.AddSerializedFile(proto.SerializeToString())
+            except (TypeError, ValueError) as error:
+                raise InvalidSchemaError(
+                    f"Protobuf's runtime refuses {'the schema' if one is file else path!r}: {error}"[:1_000]
+                ) from None
+
+    def message_class(self, full: str) -> Any:
+        """Return the class of a message type by its full name."""
+        known = self._classes.get(full)
+        if known is None:
+            descriptor = self._pool.FindMessageTypeByName(full)
+            known = self._classes[full] = message_factory.GetMessageClass(descriptor)
+        return known

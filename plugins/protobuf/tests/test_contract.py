@@ -1,0 +1,19 @@
+"""Protobuf keeps the contract of schema languages."""
+
+from __future__ import annotations
+
+import pytest
+from protobuf_examples import EXAMPLES
+
+from dimesh_contracts.schema import Examples, SchemaLanguageContract
+from dimesh_protobuf import ProtobufLanguage, language
+
+
+class TestProtobuf(SchemaLanguageContract):
+    @pytest.fixture
+    def language(self) -> ProtobufLanguage:
+        return language
+
+    @pytest.fixture
+    def examples(self) -> Examples:
+        return EXAMPLES
