@@ -78,8 +78,9 @@ class Codec:
         except DecodeError as error:
             raise ValueError(_reason(error)) from None
         if self._message.demanding and not self._class.IsInitialized(message):
-            missing = ", ".join(self._class.FindInitializationErrors(message)[:5])
-            raise ValueError(f"required fields are missing: {missing:.200}")
+            # The runtime's own list of what is missing crashes on maps of messages.
+            missing = Check(1).run(self._message, self._read(message))
+            raise ValueError(str(missing[0]) if missing else "a required field is missing")
         return message
 
     def decode(self, payload: bytes) -> Any:
