@@ -259,7 +259,7 @@ class Linker:
         if value.enum is not None:
             if self._proto3 and value.enum.closed:
                 self._places.refuse(path, f"proto3 does not use the enum {value.enum.name!r:.200} of proto2")
-            if value.enum.closed and not self._proto3 and 0 not in value.enum.names:
+            if value.enum.closed and not self._proto3 and next(iter(value.enum.numbers.values()), 0):
                 self._places.refuse(path, f"the enum {value.enum.name!r:.200} needs a first value 0 in a map")
         return key, value
 

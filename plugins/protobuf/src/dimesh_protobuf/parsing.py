@@ -35,6 +35,7 @@ _LABELS: Final = {
     "required": _Field.LABEL_REQUIRED,
     "repeated": _Field.LABEL_REPEATED,
 }
+_ESCAPED: Final = {ord(c): f"\\{d}" for c, d in zip("\n\r\t\"'\\", "nrt\"'\\", strict=True)}
 _LARGEST_ENUM: Final = 2**31 - 1
 
 # The numbers of fields in descriptor.proto, of which paths consist.
@@ -281,13 +282,14 @@ class _Parser:
     def _default(self, field: Any) -> str:
         """Return a default as descriptors spell it."""
         cursor = self._cursor
-        if field.type == _Field.TYPE_STRING:
+        kind = field.type if field.HasField("type") else _Field.TYPE_ENUM
+        if kind == _Field.TYPE_STRING:
             return cursor.text("the default")
-        if field.type == _Field.TYPE_BYTES:
+        if kind == _Field.TYPE_BYTES:
             return escaped(cursor.string("the default"))
         token = cursor.here
         value = read_number_or_name(cursor)
-        if field.type in (_Field.TYPE_DOUBLE, _Field.TYPE_FLOAT):
+        if kind in (_Field.TYPE_DOUBLE, _Field.TYPE_FLOAT):
             if isinstance(value, str) and value not in ("inf", "nan"):
                 cursor.refuse("the default is a number", token)
             return spelled(float(value))
@@ -348,7 +350,8 @@ class _Parser:
             if not label and not self._proto3:
                 cursor.refuse("a field of proto2 begins with optional, required or repeated")
             field = extensions.add(extendee=extendee, label=label or _Field.LABEL_OPTIONAL)
-            field.proto3_optional = self._proto3 and label == _Field.LABEL_OPTIONAL
+            if self._proto3 and label == _Field.LABEL_OPTIONAL:
+                field.proto3_optional = True
             self._typed(field)
 
     def _extension_ranges(self, message: Any, path: Path) -> None:
@@ -453,9 +456,13 @@ class _Parser:
             self._begin((*path, 2, len(service.method)))
             cursor.expect("rpc")
             method = service.method.add(name=cursor.name("a method"))
-            method.client_streaming, method.input_type = self._side()
+            stream, method.input_type = self._side()
+            if stream:
+                method.client_streaming = True
             cursor.expect("returns")
-            method.server_streaming, method.output_type = self._side()
+            stream, method.output_type = self._side()
+            if stream:
+                method.server_streaming = True
             if cursor.accept("{"):
                 while not cursor.accept("}"):
                     if not cursor.accept(";"):
@@ -474,7 +481,7 @@ class _Parser:
 
 def escaped(data: bytes) -> str:
     """Return bytes as descriptors spell a default."""
-    return "".join(chr(b) if 32 <= b < 127 and b not in b"\"'\\" else f"\\{b:03o}" for b in data)
+    return "".join(_ESCAPED.get(b) or (chr(b) if 32 <= b < 127 else f"\\{b:03o}") for b in data)
 
 
 def spelled(number: float) -> str:

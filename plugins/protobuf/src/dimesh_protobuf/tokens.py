@@ -52,7 +52,7 @@ def split(text: str) -> tuple[list[Token], Places]:
     numeral = False
     while at < len(text):
         match = _TOKEN.match(text, at)
-        if match is None:
+        if match is None or match.group() == "/" == text[at : at + 2].rstrip("*"):
             places.refuse_at(at, _complaint(text, at))
         kind = str(match.lastgroup)
         if kind != "space":
