@@ -388,9 +388,24 @@ def descriptor(change: str = "") -> str:
 
 @pytest.mark.parametrize(
     "change",
-    "name|package|number|type|no type|both types|label|number default|entry|oneof|option|option name|import|editions|value|method".split(
-        "|"
-    ),
+    [
+        "name",
+        "package",
+        "number",
+        "type",
+        "no type",
+        "both types",
+        "label",
+        "number default",
+        "entry",
+        "oneof",
+        "option",
+        "option name",
+        "import",
+        "editions",
+        "value",
+        "method",
+    ],
 )
 def test_a_descriptor_is_checked_as_a_text_is(change: str) -> None:
     parse(descriptor())

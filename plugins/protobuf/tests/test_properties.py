@@ -31,7 +31,7 @@ def parse(text: str) -> ProtobufSchema | None:
 
 
 @given(SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_descriptors_and_bytes_are_those_of_google(seed: int) -> None:
     rng = random.Random(seed)
     text = Maker(rng).make().text()
@@ -60,7 +60,7 @@ def test_descriptors_and_bytes_are_those_of_google(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_damaged_payloads_are_errors_or_values(seed: int) -> None:
     rng = random.Random(seed)
     schema = parse(Maker(rng).make().text())
@@ -80,7 +80,7 @@ def test_damaged_payloads_are_errors_or_values(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_verdicts_of_random_edits_are_true(seed: int) -> None:
     """A yes is attacked by random values, a no has a witness, nothing is undecided, and what is read has its meaning."""
     rng = random.Random(seed)

@@ -138,6 +138,8 @@ def example(field: Field) -> Any:
     kind = field.kind
     if field.message is not None:
         return sample(field.message)
+    if field.enum is not None and not field.enum.closed and len(field.enum.names) == 1:
+        return 1  # a number that the enum does not have: its only name is the default
     if field.enum is not None:
         return next(
             (name for name, number in field.enum.numbers.items() if number), next(iter(field.enum.numbers))
