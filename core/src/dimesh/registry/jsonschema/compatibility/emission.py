@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from dimesh.registry.jsonschema.compatibility.implied import filled
 from dimesh.registry.jsonschema.compatibility.nodes import Node
-from dimesh.registry.jsonschema.compatibility.proof import filled
 
 _DRAFT: Final = "https://json-schema.org/draft/2019-09/schema"
 _PLAIN: Final = (

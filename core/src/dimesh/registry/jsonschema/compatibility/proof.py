@@ -15,6 +15,14 @@ from typing import Any, Final
 
 from dimesh.events.names import show
 from dimesh.registry.jsonschema.compatibility.disjoint import disjoint
+from dimesh.registry.jsonschema.compatibility.implied import (
+    branches_of,
+    filled,
+    is_full,
+    with_formats,
+    with_needs,
+    without_excluded_types,
+)
 from dimesh.registry.jsonschema.compatibility.nodes import (
     ANYTHING,
     COMBINED,
@@ -23,7 +31,7 @@ from dimesh.registry.jsonschema.compatibility.nodes import (
     both,
     same,
 )
-from dimesh.registry.jsonschema.compatibility.values import FORMAT_LENGTHS, allows, matches
+from dimesh.registry.jsonschema.compatibility.values import allows, matches
 
 MAX_STEPS: Final = 20_000
 MAX_ALTERNATIVES: Final = 64
@@ -127,7 +135,7 @@ class Proof:
                 if len(found) > 5:
                     break
             return found
-        w = _without_excluded_types(_with_needs(w))
+        w = without_excluded_types(with_needs(w))
         if self._empty(w) or self._excluded(w):
             return []
         w = w.with_(type=frozenset(kind for kind in w.types if not self._empty_kind(w, kind, 0)))
@@ -175,7 +183,7 @@ class Proof:
             return [w]
         first, *others = w.keywords[key]
         rest = w.with_(**{key: others or None})
-        branches = _branches_of(key, first, w.where)
+        branches = branches_of(key, first, w.where)
         made: list[Node] = []
         for branch in branches:
             one = self._conjunction(rest, branch)
@@ -216,7 +224,7 @@ class Proof:
                 and (low[0] > high[0] or (low[0] == high[0] and (low[1] or high[1])))
             )
         if kind == "string":
-            w = _with_formats(w)
+            w = with_formats(w)
             return bool(w.get("minLength", 0) > w.get("maxLength", 10**12))
         if kind == "array":
             if w.get("minItems", 0) > w.get("maxItems", 10**12) or (
@@ -396,7 +404,7 @@ class Proof:
     @staticmethod
     def _string(w: Node, r: Node, at: tuple[Step, ...]) -> Iterator[Failure]:
         texts = w.with_(type=frozenset({"string"}))
-        texts = _with_formats(texts)
+        texts = with_formats(texts)
         yield from _limits(texts, r, at, "Length", "the length")
         for pattern in sorted(r.get("pattern", frozenset()) - w.get("pattern", frozenset())):
             if pattern not in _ANY_TEXT:
@@ -435,7 +443,7 @@ class Proof:
     def allowed(self, w: Node, name: str) -> Node:
         """Return the schema of a property of the writer's objects."""
         if any(allows(rule, name) is False for rule in w.get("names", ())) or (
-            _is_full(w) and name not in w.get("required", frozenset())
+            is_full(w) and name not in w.get("required", frozenset())
         ):
             return NOTHING
         rules = [w.get("properties", {})[name]] if name in w.get("properties", {}) else []
@@ -475,7 +483,7 @@ class Proof:
                 yield from self.failures(mine, theirs, (*at, name))
         known = w.get("patterns", {})
         others = [*known.items(), *((("", w.get("extra", ANYTHING)),) if self._open(w) else ())]
-        for pattern, mine in others if not _is_full(w) else ():
+        for pattern, mine in others if not is_full(w) else ():
             # A name of "" is any that matches none of the writer's patterns.
             rules = [(p, node) for p, node in patterns.items() if pattern or p not in known]
             rules += [("", rest)] if rest is not None and pattern not in patterns else []
@@ -547,71 +555,6 @@ class Proof:
                 yield Failure("dependency", f"with {show(name)}: {failure.message}", with_name, r, at)
 
 
-def _branches_of(key: str, rule: Any, where: str) -> list[Node]:
-    """Return schemas of which every value satisfies exactly one, or with ``anyOf`` at least one."""
-    if key == "allOf":
-        return [rule]
-    if key == "if":
-        condition, then, otherwise = rule
-        return [
-            Node({"allOf": [condition, then]}, where),
-            Node({"allOf": [otherwise], "not": [condition]}, where),
-        ]
-    if key == "anyOf" or len(rule) == 1:
-        return list(rule)
-    return [
-        Node({"allOf": [branch], "not": [other for other in rule if other is not branch]}, branch.where)
-        for branch in rule
-    ]
-
-
-def _with_needs(w: Node) -> Node:
-    """Return a schema that requires what its required properties need."""
-    required = w.get("required", frozenset())
-    needs: dict[str, frozenset[str]] = w.get("needs", {})
-    waiting = [name for name in required if name in needs]
-    while waiting:
-        more = needs[waiting.pop()] - required
-        required |= more
-        waiting += [name for name in more if name in needs]
-    return w if required == w.get("required", frozenset()) else w.with_(required=required)
-
-
-def _with_formats(w: Node) -> Node:
-    """Return a schema with the limits of the length that its formats imply."""
-    for name in w.get("format", ()):
-        least, most = FORMAT_LENGTHS.get(name, (0, 10**12))
-        w = w.with_(
-            minLength=max(least, w.get("minLength", 0)), maxLength=min(most, w.get("maxLength", most))
-        )
-    return w
-
-
-def _without_excluded_types(w: Node) -> Node:
-    """Return a schema without the types that a ``not`` with nothing but types excludes."""
-    plain = [rule for rule in w.get("not", ()) if rule.keywords.keys() == {"type"} and not rule.never]
-    if not plain:
-        return w
-    gone = frozenset(kind for rule in plain for kind in rule.types)
-    gone |= {"integer"} if "number" in gone else frozenset()
-    return w.with_(type=w.types - gone)
-
-
-def filled(node: Node) -> bool:
-    """Return whether a property has a default that is valid itself."""
-    holder = node
-    for _ in range(10):
-        if holder.default is not None:
-            return allows(node, holder.default[0]) is not False and not (
-                allows(node, holder.default[0]) is None and not node.get("format")
-            )
-        parts = holder.get("allOf", ())
-        if len(parts) != 1:
-            return False
-        holder = parts[0]
-    return False
-
-
 _ANY_TEXT: Final = frozenset({"", ".*", "^", "$", "^.*"})
 """Patterns that every text matches."""
 
@@ -637,12 +580,6 @@ def _limits(w: Node, r: Node, at: tuple[Step, ...], what: str, word: str) -> Ite
         yield Failure(f"min-{what.lower()}-tightened", f"{word} must be greater now", w, r, at)
     if most in r.keywords and w.get(most, 10**12) > r.get(most):
         yield Failure(f"max-{what.lower()}-tightened", f"{word} must be smaller now", w, r, at)
-
-
-def _is_full(w: Node) -> bool:
-    """Return whether objects have room for the required properties only."""
-    most: int | None = w.get("maxProperties")
-    return most is not None and len(w.get("required", frozenset())) >= most
 
 
 def _example(patterns: tuple[str, str], w: Node, r: Node) -> str:
