@@ -337,6 +337,7 @@ def capabilities() -> str:
         **{f"bus {driver}": backend for driver, backend in bus_backends().items()},
         "registry memory": manager.registry_store("memory", {}),
         "registry sqlite": manager.registry_store("sqlite", {"path": "registry.db"}),
+        "registry confluent": manager.registry_store("confluent", {}),
         "cdc outbox": manager.cdc_source("outbox", {"path": "app.db"}),
         "cdc salesforce": manager.cdc_source(
             "salesforce", {"instance_url": "https://company.my.salesforce.com", "access_token": "x"}

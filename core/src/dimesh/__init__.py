@@ -96,6 +96,8 @@ _ERRORS = (
     "PositionLostError",
     "PublishError",
     "RefusedError",
+    "RegistryAccessError",
+    "RegistryUnavailableError",
     "RejectError",
     "RequestTimeoutError",
     "SchemaError",

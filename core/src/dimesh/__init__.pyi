@@ -4,7 +4,6 @@ A plugin's class has its real type where the plugin is installed, and is ``Any``
 """
 
 from dimesh_adk import ControlPlaneAgent as ControlPlaneAgent  # type: ignore[import-not-found, unused-ignore]
-from dimesh_confluent import ConfluentSchemaRegistry as ConfluentSchemaRegistry  # type: ignore[import-not-found, unused-ignore]
 from dimesh_netsuite import NetSuiteCDCConnector as NetSuiteCDCConnector  # type: ignore[import-not-found, unused-ignore]
 from dimesh_zendesk import ZendeskCDCConnector as ZendeskCDCConnector  # type: ignore[import-not-found, unused-ignore]
 
@@ -61,6 +60,8 @@ from dimesh.errors import PublishError as PublishError
 from dimesh.errors import ReferencedError as ReferencedError
 from dimesh.errors import ReferenceNotFoundError as ReferenceNotFoundError
 from dimesh.errors import RefusedError as RefusedError
+from dimesh.errors import RegistryAccessError as RegistryAccessError
+from dimesh.errors import RegistryUnavailableError as RegistryUnavailableError
 from dimesh.errors import RejectError as RejectError
 from dimesh.errors import RequestTimeoutError as RequestTimeoutError
 from dimesh.errors import SchemaError as SchemaError
@@ -103,6 +104,7 @@ from dimesh.settings.loading import load_settings as load_settings
 from dimesh.settings.model import MeshSettings as MeshSettings
 from dimesh.spi.bus import StartAt as StartAt
 from dimesh.spi.receipt import Receipt as Receipt
+from dimesh_confluent import ConfluentSchemaRegistry as ConfluentSchemaRegistry  # type: ignore[import-not-found, unused-ignore]
 from dimesh_kafka import KafkaEventBus as KafkaEventBus  # type: ignore[import-not-found, unused-ignore]
 from dimesh_pubsub import PubSubEventBus as PubSubEventBus  # type: ignore[import-not-found, unused-ignore]
 from dimesh_salesforce import SalesforceCDCConnector as SalesforceCDCConnector  # type: ignore[import-not-found, unused-ignore]

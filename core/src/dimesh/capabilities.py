@@ -79,6 +79,8 @@ class Capability(Enum):
     """The store itself decides whether a schema is compatible (a remote registry does)."""
     SOFT_DELETE = "soft-delete"
     """A deleted subject or version stays readable by id until it is deleted for good."""
+    NOTES = "notes"
+    """Notes about a version can be kept beside its schema, such as its deprecation."""
     PERSISTENT = "persistent"
     """Schemas that the store accepted are there after a restart."""
 

@@ -248,6 +248,14 @@ class SchemaValidationError(SchemaError):
         self.problems = problems
 
 
+class RegistryUnavailableError(SchemaError):
+    """The remote registry did not answer in time, or with something that is no answer: another attempt may succeed."""
+
+
+class RegistryAccessError(SchemaError):
+    """The remote registry rejected the credentials, or they do not permit this; replacing them or their rights helps."""
+
+
 class VersionConflictError(SchemaError):
     """Somebody else registered a version in between; read again and retry."""
 

@@ -12,7 +12,7 @@ from dimesh_contracts.registry import NewStore, RegistryStoreContract
 
 
 class TestMemoryStore(RegistryStoreContract):
-    offers = frozenset({Capability.SOFT_DELETE})
+    offers = frozenset({Capability.SOFT_DELETE, Capability.NOTES})
 
     @pytest.fixture
     def new_store(self) -> NewStore:
@@ -20,7 +20,7 @@ class TestMemoryStore(RegistryStoreContract):
 
 
 class TestSqliteStore(RegistryStoreContract):
-    offers = frozenset({Capability.SOFT_DELETE, Capability.PERSISTENT})
+    offers = frozenset({Capability.SOFT_DELETE, Capability.PERSISTENT, Capability.NOTES})
 
     @pytest.fixture
     def new_store(self, tmp_path: Path) -> NewStore:

@@ -29,6 +29,8 @@ from dimesh.errors import (
     NodeNotFoundError,
     NotOfferedError,
     PluginError,
+    RegistryAccessError,
+    RegistryUnavailableError,
     StorageError,
     SubjectNotFoundError,
     TopicNotFoundError,
@@ -141,7 +143,9 @@ def code_of(error: DimeshError) -> ExitCode:
         return ExitCode.USAGE
     if isinstance(error, NotOfferedError):
         return ExitCode.FAILED  # the bus is there, and never does this
-    if isinstance(error, (StorageError, BusError, ListenError)):
+    if isinstance(
+        error, (StorageError, BusError, ListenError, RegistryAccessError, RegistryUnavailableError)
+    ):
         return ExitCode.UNAVAILABLE
     return ExitCode.FAILED
 

@@ -44,6 +44,7 @@ from dimesh.spi.registry import (
     DecidingStore,
     Reference,
     RegistryStore,
+    SchemaContent,
     StoredSchema,
 )
 from dimesh.spi.schema import ParsedSchema, SchemaLanguage, Verdict
@@ -162,7 +163,8 @@ class SchemaRegistry:
             references: the registered schemas that the schema refers to.
             metadata: what the author states about the schema; it belongs to the identity of the schema.
             rule_set: rules in the shape of Confluent's API; kept, and part of the identity.
-            version: the number of the version, in import mode.
+            version: the number of the version: the next one, for a writer that wants to know that there is no newer one; any
+                other one in import mode.
             schema_id: the id of the schema, in import mode.
             notes: what this registry keeps about the version beside its identity.
 
@@ -179,14 +181,20 @@ class SchemaRegistry:
             subject, schema, _name(format), references, metadata, rule_set
         )
         if isinstance(self.store, DecidingStore):
-            return await self.store.register(subject, content)
-        given = version is not None or schema_id is not None
+            return await self._pass_on(self.store, subject, content, version, schema_id, notes)
         for _ in range(MAX_ROUNDS):
             snapshot = await self.store.snapshot(subject)
             same = await self.store.find(subject, content)
             if same is not None and version in (None, same.version) and schema_id in (None, same.schema_id):
                 return same
             settings = SubjectSettings.of(snapshot.settings, self.policy, self.undecided)
+            following = snapshot.highest + 1
+            # Without import mode, a number can only state which version the writer has seen last.
+            given = schema_id is not None or version not in (None, following)
+            if schema_id is None and given and settings.mode is SubjectMode.READWRITE:
+                raise VersionConflictError(
+                    f"the next version of subject {show(subject)} is {following}, not {version}: read the subject again"
+                )
             settings.permit(subject, given=given)
             if settings.mode is not SubjectMode.IMPORT:
                 result = await self._decide(subject, parsed, snapshot.live, settings)
@@ -211,6 +219,25 @@ class SchemaRegistry:
         raise VersionConflictError(
             f"other writers keep adding versions to subject {show(subject)}: try again"
         )
+
+    async def _pass_on(
+        self,
+        store: DecidingStore,
+        subject: str,
+        content: SchemaContent,
+        version: int | None,
+        schema_id: int | None,
+        notes: Mapping[str, Any] | None,
+    ) -> StoredSchema:
+        """Let the store decide."""
+        # The answer to a registration does not say whether the version is new.
+        known = None if self._on_registered is None else await self.store.find(subject, content)
+        stored = await store.register(subject, content, version=version, schema_id=schema_id)
+        if notes:
+            stored = await self.store.set_notes(subject, stored.version, notes)
+        if self._on_registered is not None and (known is None or known.version != stored.version):
+            self._on_registered(stored)
+        return stored
 
     async def check_compatibility(
         self,

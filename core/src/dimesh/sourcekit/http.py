@@ -36,7 +36,7 @@ _left_out = sys.modules.keys().isdisjoint(("httpx", _COMMAND_LINE))
 try:
     if _left_out:
         sys.modules[_COMMAND_LINE] = None  # type: ignore[assignment]
-    import httpx
+    import httpx as httpx  # plugins import it from here, so that they leave out its command line, too
 except ImportError as error:
     raise PluginError(
         "dimesh.sourcekit.http needs httpx: name it among the dependencies of the plugin"

@@ -203,6 +203,7 @@ class RegistryStore(Protocol):
 
         Raises:
             SubjectNotFoundError: there is no such version.
+            NotPermittedError: the store does not state ``NOTES``.
         """
         ...
 
@@ -278,12 +279,28 @@ class RegistryStore(Protocol):
 class DecidingStore(Protocol):
     """A store that decides about registrations by itself, as a remote registry does. It states ``DECIDES_COMPATIBILITY``."""
 
-    async def register(self, subject: str, content: SchemaContent) -> StoredSchema:
+    async def register(
+        self,
+        subject: str,
+        content: SchemaContent,
+        *,
+        version: int | None = None,
+        schema_id: int | None = None,
+    ) -> StoredSchema:
         """Register a schema in one call, or return the version that has it already.
+
+        Args:
+            subject: the subject.
+            content: the schema.
+            version: the number that the version must get; None: the next one.
+            schema_id: the id of the content, in import mode; None: the registry chooses.
 
         Raises:
             InvalidSchemaError: the registry refuses the schema.
             IncompatibleSchemaError: the schema violates the subject's compatibility mode.
+            VersionConflictError: the version exists with another schema.
+            SchemaIdConflictError: the id belongs to another content, or the content has another id.
+            NotPermittedError: the mode of the subject forbids it.
         """
         ...
 

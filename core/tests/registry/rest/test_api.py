@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ async def test_register_look_up_and_read(call: Client) -> None:
     again = {"schema": json.dumps(json.loads(number()["schema"]), indent=2), "schemaType": "JSON"}
     assert (await call("POST", "/subjects/orders/versions", again)).json["version"] == 1
     assert (await call("POST", "/subjects/orders", again)).json == {"subject": "orders", **registered}
+    assert abs(registered["ts"] / 1_000 - time.time()) < 60
     assert (await call("GET", "/subjects/orders/versions/latest")).json["guid"] == registered["guid"]
     assert (await call("GET", "/schemas/ids/1/schema")).text == number()["schema"]
     assert (await call("GET", f"/schemas/guids/{registered['guid'].upper()}/ids")).json == [
@@ -330,3 +332,13 @@ async def test_the_schema_of_an_id_is_kept_until_something_is_written(call: Clie
     assert await call("GET", "/schemas/ids/1") == first
     await call("PUT", "/config", {"compatibility": "FULL"})
     assert (await call("GET", "/schemas/ids/1")).code == 40403
+
+
+async def test_a_version_number_compares_and_sets(call: Client) -> None:
+    """A writer states the number that must be the next one: the second of two writers is refused."""
+    path = "/subjects/s/versions"
+    assert (await call("POST", path, {**number(), "version": 1})).json["version"] == 1
+    other = {"schema": '{"title": "other"}', "schemaType": "JSON"}
+    refused = await call("POST", path, {**other, "version": 1})
+    assert (refused.status, refused.code) == (422, 42201)
+    assert (await call("GET", path)).json == [1]

@@ -40,7 +40,7 @@ class MemoryStore:
     """See :class:`dimesh.spi.registry.RegistryStore`."""
 
     name = "memory"
-    capabilities = Capabilities(Capability.SOFT_DELETE)
+    capabilities = Capabilities(Capability.SOFT_DELETE, Capability.NOTES)
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

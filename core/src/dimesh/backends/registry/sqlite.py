@@ -77,7 +77,7 @@ class SqliteStore:
     """See :class:`dimesh.spi.registry.RegistryStore`."""
 
     name = "sqlite"
-    capabilities = Capabilities(Capability.SOFT_DELETE, Capability.PERSISTENT)
+    capabilities = Capabilities(Capability.SOFT_DELETE, Capability.PERSISTENT, Capability.NOTES)
 
     def __init__(self, options: SqliteStoreOptions, clock: Clock) -> None:
         if not is_path(options.path):

@@ -51,6 +51,7 @@ def version_of(stored: StoredSchema, text: str | None = None) -> dict[str, Any]:
         "id": stored.schema_id,
         **schema_of(stored, text),
     }
+    answer["ts"] = int(stored.created_at.timestamp() * 1_000)
     if stored.deleted:
         answer["deleted"] = True
     return answer

@@ -15,7 +15,7 @@ from dimesh.errors import (
 )
 from dimesh.events.names import show
 from dimesh.registry.engine import SchemaRegistry
-from dimesh.registry.rest.answers import Text, schema_of, version_of
+from dimesh.registry.rest.answers import Text, version_of
 from dimesh.registry.rest.failures import (
     INVALID_SCHEMA,
     SCHEMA_NOT_FOUND,
@@ -289,7 +289,9 @@ class Subjects:
 
 
 def _registered(stored: StoredSchema) -> dict[str, Any]:
-    return {"id": stored.schema_id, "version": stored.version, **schema_of(stored)}
+    answer = version_of(stored)
+    del answer["subject"]
+    return answer
 
 
 def _no_subject(subject: str) -> RestError:
