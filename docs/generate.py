@@ -32,6 +32,7 @@ SOURCES = {
     "outbox": "dimesh.backends.cdc.outbox:OutboxOptions",
     "stripe": "dimesh_stripe.options:StripeOptions",
     "salesforce": "dimesh_salesforce.options:SalesforceOptions",
+    "netsuite": "dimesh_netsuite.options:NetSuiteOptions",
 }
 """By driver, the class of a change source's options."""
 
@@ -341,6 +342,10 @@ def capabilities() -> str:
         "cdc outbox": manager.cdc_source("outbox", {"path": "app.db"}),
         "cdc salesforce": manager.cdc_source(
             "salesforce", {"instance_url": "https://company.my.salesforce.com", "access_token": "x"}
+        ),
+        "cdc netsuite": manager.cdc_source(
+            "netsuite",
+            {"account_id": "1", "client_id": "x", "certificate_id": "x", "private_key_file": "netsuite.pem"},
         ),
         "cdc stripe": manager.cdc_source("stripe", {"api_key": "sk_test_example"}),
         "lineage memory": manager.lineage_sink("memory", {}),

@@ -4,7 +4,6 @@ A plugin's class has its real type where the plugin is installed, and is ``Any``
 """
 
 from dimesh_adk import ControlPlaneAgent as ControlPlaneAgent  # type: ignore[import-not-found, unused-ignore]
-from dimesh_netsuite import NetSuiteCDCConnector as NetSuiteCDCConnector  # type: ignore[import-not-found, unused-ignore]
 from dimesh_zendesk import ZendeskCDCConnector as ZendeskCDCConnector  # type: ignore[import-not-found, unused-ignore]
 
 from dimesh.backends.state.sqlite import SqliteCDCStore as SqliteCDCStore
@@ -106,6 +105,7 @@ from dimesh.spi.bus import StartAt as StartAt
 from dimesh.spi.receipt import Receipt as Receipt
 from dimesh_confluent import ConfluentSchemaRegistry as ConfluentSchemaRegistry  # type: ignore[import-not-found, unused-ignore]
 from dimesh_kafka import KafkaEventBus as KafkaEventBus  # type: ignore[import-not-found, unused-ignore]
+from dimesh_netsuite import NetSuiteCDCConnector as NetSuiteCDCConnector  # type: ignore[import-not-found, unused-ignore]
 from dimesh_pubsub import PubSubEventBus as PubSubEventBus  # type: ignore[import-not-found, unused-ignore]
 from dimesh_salesforce import SalesforceCDCConnector as SalesforceCDCConnector  # type: ignore[import-not-found, unused-ignore]
 from dimesh_stripe import StripeCDCConnector as StripeCDCConnector  # type: ignore[import-not-found, unused-ignore]

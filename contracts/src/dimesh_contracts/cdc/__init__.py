@@ -23,9 +23,18 @@ from dimesh_contracts.cdc.harness import NewSource
 from dimesh_contracts.cdc.samples import Samples
 from dimesh_contracts.cdc.snapshots import Snapshots
 from dimesh_contracts.cdc.streams import Streams
-from dimesh_contracts.cdc.system import Expires, Forgets, Refuses, System
+from dimesh_contracts.cdc.system import Expires, Forgets, KeepsRowsOnly, Refuses, System
 
-__all__ = ["CDCGuarantee", "CDCSourceContract", "Expires", "Forgets", "NewSource", "Refuses", "System"]
+__all__ = [
+    "CDCGuarantee",
+    "CDCSourceContract",
+    "Expires",
+    "Forgets",
+    "KeepsRowsOnly",
+    "NewSource",
+    "Refuses",
+    "System",
+]
 
 
 class CDCSourceContract(Descriptions, Snapshots, Streams, Samples, Failures):

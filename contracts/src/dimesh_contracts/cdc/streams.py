@@ -18,7 +18,8 @@ class Streams(CDCHarness):
     @proves(G.COMPLETE, Capability.STREAM)
     async def test_every_change_in_order(self, source: CDCSource, system: System) -> None:
         """Inserts and updates of some keys, more than a page, arrive in order. Usually wrong: only the last state of a key
-        that changed twice between two polls.
+        that changed twice between two polls; that is right if the system keeps rows only, and then each key has its last state
+        once.
         """
         await system.put("first", "v")
         position = await source.position(system.object)
@@ -28,12 +29,21 @@ class Streams(CDCHarness):
             await system.put(key, f"v{n}")
             operation = Operation.UPDATE if key in done else Operation.INSERT
             done.setdefault(key, []).append((operation, f"v{n}"))
+        count = 600
+        if getattr(system, "only_rows", False):
+            done = {key: [(Operation.INSERT, changes[-1][1])] for key, changes in done.items()}
+            count = len(done)
         found: dict[str, list[tuple[Operation, str]]] = {}
-        for change, _ in await self.read(source, system.object, position, 600):
+        for change, after in await self.read(source, system.object, position, count):
+            position = after
             assert change.object == system.object
             assert change.timestamp.tzinfo is not None
             found.setdefault(system.key(change), []).append((change.operation, system.value(change.after)))
         assert found == done
+        if count < 600:  # and nothing of what was before
+            await system.put("k0", "last")
+            ((change, _),) = await self.read(source, system.object, position, 1)
+            assert (change.operation, system.value(change.after)) == (Operation.UPDATE, "last")
 
     @proves(G.NEW_ONLY, Capability.STREAM)
     async def test_nothing_from_before_the_position(self, source: CDCSource, system: System) -> None:
@@ -151,14 +161,22 @@ class Streams(CDCHarness):
         """
         await system.put("k", "a")
         position = await source.position(system.object)
-        for value in ("b", "a", "b", "a"):
-            await system.put("k", value)
-        first = [c.identity for c, _ in await self.read(source, system.object, position, 4)]
+        values = ("b", "a", "b", "a")
+        # Of a system that keeps rows only, each state must be read before the next one.
+        rounds = [(value,) for value in values] if getattr(system, "only_rows", False) else [values]
+        identities: list[str] = []
         other = new_source()
         await other.open()
-        assert [c.identity for c, _ in await self.read(other, system.object, position, 4)] == first
+        for made in rounds:
+            for value in made:
+                await system.put("k", value)
+            first = await self.read(source, system.object, position, len(made))
+            again = await self.read(other, system.object, position, len(made))
+            assert [c.identity for c, _ in again] == [c.identity for c, _ in first]
+            identities += [c.identity for c, _ in first]
+            position = first[-1][1]
         await other.close()
-        assert len(set(first)) == 4
+        assert len(set(identities)) == 4
 
     @proves(G.CANCELLATION, Capability.STREAM)
     async def test_a_cancelled_stream_loses_nothing(self, source: CDCSource, system: System) -> None:

@@ -30,6 +30,15 @@ class System(Protocol):
         ...
 
 
+class KeepsRowsOnly(System, Protocol):
+    """A system without a record of changes: its rows can be read, and nothing shows what they were before. Implement this
+    attribute if yours is one. What changed twice between two polls is then one change.
+    """
+
+    only_rows: bool
+    """True."""
+
+
 class Forgets(System, Protocol):
     """A system whose history can be cut off. Implement this method if yours keeps changes for a limited time."""
 

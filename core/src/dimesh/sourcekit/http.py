@@ -124,6 +124,8 @@ class SourceClient:
         clock: time.
         budget: the budget that all readers of the account share.
         max_bytes: the largest body, inflated.
+        judge_redirects: whether the judge classifies redirects, too. By default they count as answers of something in between.
+            They are never followed here: a judge that accepts one raises an error of its own, and its source asks again.
     """
 
     def __init__(
@@ -133,8 +135,11 @@ class SourceClient:
         clock: Clock,
         budget: RateLimiter,
         max_bytes: int = 64 * 1024 * 1024,
+        *,
+        judge_redirects: bool = False,
     ) -> None:
         self.budget = budget
+        self._judge_redirects = judge_redirects
         self._system = system
         self._options = options
         self._clock = clock
@@ -193,6 +198,7 @@ class SourceClient:
         json: Any = None,
         form: Mapping[str, str] | None = None,
         retry_for: float | None = None,
+        sign: Callable[[], Mapping[str, str]] | None = None,
     ) -> Answer:
         """Return a good answer.
 
@@ -210,6 +216,7 @@ class SourceClient:
             form: the body, as a form.
             retry_for: seconds; None: the option. No attempt begins later than that, so the whole request ends within
                 ``retry_for`` and the ``timeout`` of the last attempt, beside its wait for the budget.
+            sign: returns headers for one attempt, and is called for each: a signature with a nonce is good for one only.
 
         Raises:
             SourceUnavailableError: no attempt had a good answer in that time, or an answer was too large. The judge may raise
@@ -231,7 +238,7 @@ class SourceClient:
         delay = FIRST_DELAY
         failed = False
         while True:
-            verdict, answer = await self._attempt(request, priority, about, judge)
+            verdict, answer = await self._attempt(request, priority, about, judge, sign)
             if verdict is None:
                 assert answer is not None
                 self.budget.succeeded()
@@ -249,13 +256,20 @@ class SourceClient:
             delay = min(delay * 2, MAX_DELAY)
 
     async def _attempt(
-        self, request: httpx.Request, priority: Priority, about: str, judge: Judge
+        self,
+        request: httpx.Request,
+        priority: Priority,
+        about: str,
+        judge: Judge,
+        sign: Callable[[], Mapping[str, str]] | None,
     ) -> tuple[Retry | None, Answer | None]:
         try:
             async with self.budget.request(priority), time_limit(self._clock, self._options.timeout):
                 contact.report_request()
+                if sign is not None:
+                    request.headers.update(sign())
                 answer = await self._send(request)
-            if answer.foreign:
+            if answer.foreign and not (self._judge_redirects and 300 <= answer.status < 400):
                 return Retry(f"HTTP {answer.status} {answer.reason}, not an answer of {self._system}"), None
             self._note_time(answer)
             return judge(answer, about), answer
