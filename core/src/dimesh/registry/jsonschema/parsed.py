@@ -130,10 +130,12 @@ class ParsedJsonSchema:
             source._refuse(value, "the payload")
         if writer is None:
             return value
-        value = self._reader.fill(value)
-        if not self.is_valid(value) and not self._open.is_valid(value):
-            self._open._refuse(value, "the payload, read with the reader's schema,")
-        return value
+        complete = self._reader.fill(value)
+        if self.is_valid(complete) or self._open.is_valid(complete):
+            return complete
+        if self.is_valid(value) or self._open.is_valid(value):
+            return value  # a default does not satisfy its own schema, as nothing forces it to
+        self._open._refuse(complete, "the payload, read with the reader's schema,")
 
     @cached_property
     def _reader(self) -> Reader:
