@@ -12,7 +12,7 @@ from dimesh.events.names import show
 from dimesh.registry.jsonschema.cost import depth_limit
 from dimesh.registry.jsonschema.documents import BASE, Documents, join
 from dimesh.registry.jsonschema.engines import Engine, compile_schema
-from dimesh.registry.jsonschema.reading import Reader, opened
+from dimesh.registry.jsonschema.reading import Reader, opened, without_defaults
 from dimesh.registry.jsonschema.values import depth_of, not_json
 from dimesh.spi.schema import ParsedSchema, Problem
 
@@ -130,12 +130,14 @@ class ParsedJsonSchema:
             source._refuse(value, "the payload")
         if writer is None:
             return value
-        complete = self._reader.fill(value)
-        if self.is_valid(complete) or self._open.is_valid(complete):
-            return complete
-        if self.is_valid(value) or self._open.is_valid(value):
-            return value  # a default does not satisfy its own schema, as nothing forces it to
-        self._open._refuse(complete, "the payload, read with the reader's schema,")
+        filled = self._reader.fill(value)
+        if self.is_valid(filled) or self._open.is_valid(filled):
+            return filled
+        # Nothing forces a default to satisfy its own schema: one that does not is not filled in.
+        while problems := self._open.problems(filled):
+            if not without_defaults(filled, value, [problem.path for problem in problems]):
+                self._open._refuse(filled, "the payload, read with the reader's schema,")
+        return filled
 
     @cached_property
     def _reader(self) -> Reader:

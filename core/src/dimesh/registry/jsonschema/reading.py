@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dimesh.registry.jsonschema.documents import Documents, Place
@@ -82,6 +82,51 @@ class Reader:
         if "$ref" in schema and (place.draft is Draft.DRAFT_7 or "default" not in schema):
             return self._default(self._documents.target(place, schema["$ref"]))
         return schema.get("default", _NONE)
+
+
+def without_defaults(filled: Any, value: Any, paths: Iterable[str]) -> bool:
+    """Remove the defaults at some locations from a filled value, or those below a location that is no default; return whether
+    there was one.
+
+    Args:
+        filled: what :meth:`Reader.fill` returned; it is changed.
+        value: the value before.
+        paths: JSON Pointers.
+    """
+    found = False
+    for path in paths:
+        inside, before = filled, value
+        for part in path.split("/")[1:]:
+            name = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(inside, dict) and name in inside:
+                if name not in before:
+                    del inside[name]
+                    found = True
+                    break
+                inside, before = inside[name], before[name]
+            elif isinstance(inside, list) and name.isdigit() and int(name) < len(inside):
+                inside, before = inside[int(name)], before[int(name)]
+            else:
+                break
+        else:
+            found = _restored(inside, before) or found
+    return found
+
+
+def _restored(filled: Any, value: Any) -> bool:
+    """Remove all defaults from a filled value; return whether there was one."""
+    found = False
+    if isinstance(filled, dict):
+        for name in list(filled):
+            if name not in value:
+                del filled[name]
+                found = True
+            else:
+                found = _restored(filled[name], value[name]) or found
+    elif isinstance(filled, list):
+        for one, before in zip(filled, value, strict=True):
+            found = _restored(one, before) or found
+    return found
 
 
 _NONE = object()
