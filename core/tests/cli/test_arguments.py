@@ -116,6 +116,16 @@ def test_names_of_groups_are_completed(dimesh: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_names_of_subjects_are_completed(dimesh: Run, tmp_path: Path) -> None:
+    assert propose(dimesh, "dimesh schema get ") == []
+    assert list(tmp_path.iterdir()) == []  # a look creates no registry
+    (tmp_path / "schema.json").write_text("{}")
+    dimesh("schema", "register", "event.order.created", "schema.json")
+    for command in ("get", "list", "evolve", "check", "delete"):
+        assert eventually_proposed(dimesh, f"dimesh schema {command} event.o") == ["event.order.created"]
+
+
+@pytest.mark.slow
 def test_completion_is_silent_on_errors(dimesh: Run, tmp_path: Path) -> None:
     (tmp_path / "dimesh.toml").write_text("[bus\n")
     (tmp_path / "mesh.db").write_text("not a database" * 100)

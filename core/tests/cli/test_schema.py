@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from dimesh.registry.jsonschema.language import JsonSchema
+
 ORDER: dict[str, Any] = {
     "type": "object",
     "properties": {"id": {"type": "integer"}, "note": {"type": "string"}},
@@ -53,6 +55,124 @@ def test_schemas_from_the_first_version_to_the_last(dimesh: Any, tmp_path: Path)
     assert dimesh("schema", "delete", SUBJECT).out == f"deleted {SUBJECT}: version 1, 2\n"
     dimesh("schema", "delete", SUBJECT, "--permanent")
     assert "there is no subject" in dimesh("schema", "get", SUBJECT, code=7).err
+
+
+MODELS = """
+from dataclasses import dataclass
+from typing import Annotated, Optional, TypedDict
+
+import msgspec
+from pydantic import BaseModel, Field
+
+
+class Line(BaseModel):
+    sku: str = Field(max_length=40)
+
+
+class Order(BaseModel):
+    id: int
+    lines: list[Line] = []
+    note: Optional[str] = None
+
+
+class Row(msgspec.Struct):
+    id: Annotated[int, msgspec.Meta(ge=1)]
+    currency: str = "EUR"
+
+
+@dataclass
+class Item:
+    id: int
+    parent: Optional["Item"] = None
+
+
+class Address(TypedDict):
+    city: str
+
+
+class Plain:
+    pass
+
+
+class Odd(msgspec.Struct):
+    what: complex
+"""
+
+
+def test_a_schema_of_a_class_allows_what_the_class_allows(dimesh: Any, tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(MODELS)
+    for name, valid, wrong in (
+        ("Order", {"id": 1, "lines": [{"sku": "a"}], "note": None}, {"lines": []}),
+        ("Row", {"id": 1}, {"id": 0}),
+        ("Item", {"id": 1, "parent": {"id": 2, "parent": None}}, {"id": 1, "parent": {}}),
+        ("Address", {"city": "Bonn"}, {"city": 1}),
+    ):
+        made = dimesh("schema", "infer", "--class", f"models:{name}", "--title", "T").json
+        assert made["title"] == "T"
+        assert made["type"] == "object", "the class is at the top and not behind a reference"
+        parsed = JsonSchema().parse(json.dumps(made))
+        assert parsed.is_valid(valid), (name, parsed.problems(valid))
+        assert not parsed.is_valid(wrong), name
+    assert "is not a pydantic model" in dimesh("schema", "infer", "--class", "models:Plain", code=3).err
+    assert "has no JSON Schema" in dimesh("schema", "infer", "--class", "models:Odd", code=3).err
+    assert "has no 'Nobody'" in dimesh("schema", "infer", "--class", "models:Nobody", code=3).err
+
+
+def test_a_schema_of_the_events_of_a_topic(dimesh: Any, tmp_path: Path) -> None:
+    def publish(type_: str, *payloads: dict[str, Any]) -> None:
+        given = [part for payload in payloads for part in ("--payload", json.dumps(payload))]
+        dimesh("publish", "orders", "--type", type_, *given)
+
+    publish("order.created", {"id": "old"}, {"id": 1, "note": "n"}, {"id": 2})
+    made = dimesh("schema", "infer", "--topic", "orders", "--limit", "2").json
+    assert made["properties"] == {"id": {"type": "integer"}, "note": {"type": "string"}}
+    assert made["required"] == ["id"]
+    publish("order.moved", {"to": "B"})
+    several = dimesh("schema", "infer", "--topic", "orders", code=3).err
+    assert "choose one with --type" in several
+    assert "order.created, order.moved" in several
+    moved = dimesh("schema", "infer", "--topic", "orders", "--type", "order.moved").json
+    assert moved["properties"] == {"to": {"type": "string"}}
+    assert "no events of type order.lost" in (
+        dimesh("schema", "infer", "--topic", "orders", "--type", "order.lost", code=3).err
+    )
+    assert "'other' does not exist" in dimesh("schema", "infer", "--topic", "other", code=7).err
+    assert "name one of FILE" in dimesh("schema", "infer", code=3).err
+
+
+def test_the_next_version_is_made_by_the_helpers(dimesh: Any, tmp_path: Path) -> None:
+    (tmp_path / "order.json").write_text(json.dumps(ORDER))
+    dimesh("schema", "register", SUBJECT, "order.json")
+    changes = ("--add", "channel=string", "--default", "channel=web", "--add", 'size={"enum": [1, 2]}')
+    shown = dimesh("schema", "evolve", SUBJECT, *changes, "--deprecate", "note=use remarks")
+    assert shown.json["properties"]["channel"] == {"type": "string", "default": "web"}
+    assert shown.json["required"] == ["id", "channel"]
+    assert shown.json["properties"]["note"]["deprecated"] is True
+    assert f"{SUBJECT}: compatible with version 1 (BACKWARD, tolerant)" in shown.err
+    assert [r["version"] for r in dimesh("--output", "json", "schema", "list", SUBJECT).json] == [1]
+
+    done = dimesh("schema", "evolve", SUBJECT, "--rename", "note=remarks", "--register")
+    assert "registered as version 2" in done.err
+    assert dimesh("schema", "get", SUBJECT).json["properties"]["remarks"] == {"type": "string"}
+
+    (tmp_path / "dimesh.toml").write_text('[registry]\npolicy = "strict"\n')
+    refused = dimesh(
+        "--output", "json", "schema", "evolve", SUBJECT, "--add", "x=string", "--register", code=1
+    )
+    assert refused.json["compatible"] is False
+    assert refused.json["version"] is None
+    assert "(for example" in refused.json["reasons"][0]
+
+    for arguments, code, says in (
+        ((), 3, "no change is given"),
+        (("--add", "x"), 3, "write NAME=SCHEMA"),
+        (("--add", "id=string"), 1, "already exists"),
+        (("--add", "x=7"), 1, "no schema of a field"),
+        (("--default", "x=7"), 3, "there is no --add"),
+        (("--deprecate", "nope=x"), 1, "there is no field 'nope'"),
+    ):
+        assert says in dimesh("schema", "evolve", SUBJECT, *arguments, code=code).err, arguments
+    assert "there is no subject" in dimesh("schema", "evolve", "nobody", "--add", "x=string", code=7).err
 
 
 @pytest.mark.parametrize(

@@ -112,3 +112,22 @@ def test_rules_that_are_wrong_are_refused_at_the_start(dimesh: Any, tmp_path: Pa
     assert "schemas.0.publish" in dimesh("topics", "list", code=3).err
     mesh(tmp_path, 'subject = "topic"', '[registry]\npolicy = "kind"\n')
     assert "registry.policy" in dimesh("topics", "list", code=3).err
+
+
+def test_dead_letters_are_mended_by_a_version_of_their_schema(dimesh: Any, tmp_path: Path) -> None:
+    mesh(tmp_path, 'publish = "dead-letter"')
+    register(dimesh, tmp_path, OLD)
+    publish(dimesh, {"id": "x"}, code=6)
+    publish(dimesh, {"id": "far too long"}, code=6)
+    wider = {**OLD["properties"], "id": {"type": ["integer", "string"], "maxLength": 3}}
+    wider["currency"] = {"type": "string", "default": "EUR"}
+    register(dimesh, tmp_path, {**OLD, "properties": wider, "required": ["id", "currency"]})
+    assert "'newest'" in dimesh("dlq", "redrive", "orders.eu", "--to-schema", "next", code=3).err
+    trial = dimesh("dlq", "redrive", "orders.eu", "--to-schema", "newest", "--dry-run", code=6)
+    assert "would be redriven: 1, skipped: 1" in trial.out
+    assert len(dimesh("--output", "json", "dlq", "list").json) == 2
+    done = dimesh("--output", "json", "dlq", "redrive", "orders.eu", "--to-schema", "2", code=6).json
+    assert [len(done["done"]), len(done["skipped"])] == [1, 1]
+    assert "version 2" in done["skipped"][0]["why"]
+    with running(tmp_path, "run"):
+        eventually(lambda: got(tmp_path) == [{"id": "x", "currency": "EUR"}])

@@ -13,7 +13,9 @@ from avro_examples import CHANGES
 
 from dimesh import LocalSchemaRegistry
 from dimesh.errors import IncompatibleSchemaError, InvalidSchemaError
+from dimesh.ops.evolution import evolve
 from dimesh.spi.registry import Reference
+from dimesh.spi.schema import Change
 
 LINE = {"type": "record", "name": "Line", "namespace": "shop", "fields": [{"name": "n", "type": "int"}]}
 ORDER: dict[str, Any] = {
@@ -69,3 +71,38 @@ def test_the_command_line_lists_the_language() -> None:
         for row in rows
         if (row["kind"], row["name"]) == ("schema", "avro")
     ]
+
+
+async def test_the_helpers_change_a_record_as_far_as_avro_allows() -> None:
+    """A field with a default is FULL; a new name with an alias is BACKWARD, since older readers know no alias."""
+    async with LocalSchemaRegistry(defaults=False) as registry:
+        await registry.register("line", LINE, format="AVRO")
+        fields = [Change("add", "note", "string"), Change("add", "unit", {"type": "string"}, ("pcs",))]
+        await registry.set_compatibility("line", "FULL")
+        made = await evolve(registry, "line", fields, register=True)
+        assert (made.version, made.compatible) == (2, True)
+        added = json.loads(made.text)["fields"][1:]
+        assert added == [
+            {"name": "note", "type": ["null", "string"], "default": None},
+            {"name": "unit", "type": {"type": "string"}, "default": "pcs"},
+        ]
+        rename = [Change("rename", "n", text="number"), Change("deprecate", "unit", text="use note")]
+        refused = await evolve(registry, "line", rename, register=True)
+        assert (refused.compatible, refused.version) == (False, None)
+        await registry.set_compatibility("line", "BACKWARD")
+        renamed = await evolve(registry, "line", rename, register=True)
+        assert renamed.version == 3
+        first, last = await registry.registered("line", 1), await registry.registered("line", 3)
+        value = last.read(first.schema.encode({"n": 5}), first)
+        assert value == {"number": 5, "note": None, "unit": "pcs"}
+        assert json.loads(renamed.text)["fields"][2]["doc"] == "Deprecated: use note"
+        for change, says in (
+            (Change("add", "number", "string"), "already exists"),
+            (Change("add", "n", "string"), "is an alias"),
+            (Change("rename", "nope", text="x"), "fields are: note, number, unit"),
+        ):
+            with pytest.raises(InvalidSchemaError, match=says):
+                await evolve(registry, "line", [change])
+        await registry.register("word", '"string"', format="AVRO")
+        with pytest.raises(InvalidSchemaError, match="only a record"):
+            await evolve(registry, "word", [Change("add", "x", "string")])

@@ -220,6 +220,11 @@ class DeadLetter:
         return self._text(h.DLQ_HANDLER)
 
     @property
+    def error_type(self) -> str:
+        """The class of the error, with its module; empty in a dead letter of a broker, or in a bare reference."""
+        return self._text(h.DLQ_ERROR_TYPE)
+
+    @property
     def stack_digest(self) -> str:
         """A digest that is equal for failures of the same kind."""
         return self._text(h.DLQ_STACK)

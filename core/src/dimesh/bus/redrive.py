@@ -7,9 +7,9 @@ engine can write, so that an event from outside cannot close an entry.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from dimesh.bus import headers as h
 from dimesh.bus.deadletter import (
@@ -41,6 +41,10 @@ from dimesh.spi.bus import Position, Record
 
 MAX_REDRIVES: Final = 3
 """An event that came back this often is not sent again unless forced: it would go round for ever."""
+
+
+Prepare: TypeAlias = Callable[[DeadLetter, Event], Awaitable[Event | str]]
+"""Returns the event to send in place of the one that failed, or the reason why it is not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,8 @@ class DeadLetters:
         ids: Collection[str] | None = None,
         limit: int | None = None,
         force: bool = False,
+        prepare: Prepare | None = None,
+        dry_run: bool = False,
     ) -> RedriveResult:
         """Send open entries back to the topic that they failed on, for the group that failed.
 
@@ -125,10 +131,20 @@ class DeadLetters:
             ids: only entries of events with these ids.
             limit: the largest number of entries to send.
             force: send entries, too, that were sent back three times already.
+            prepare: returns the event to send in place of the one that failed, or the reason why it is not sent. All entries are
+                prepared before the first one is sent.
+            dry_run: send nothing; the result is what would be done.
+
+        Raises:
+            DimeshError: the backend failed, or ``prepare`` raised. In the second case nothing was sent.
         """
         done: list[DeadLetter] = []
         skipped: list[tuple[DeadLetter, str]] = []
-        for entry in self._chosen(await self.entries(topic), positions, ids):
+        prepared: dict[Position, Event] = {}
+        chosen = self._chosen(await self.entries(topic), positions, ids)
+        if prepare is not None:
+            chosen = await self._prepare(chosen, force, limit, prepare, prepared, skipped)
+        for entry in chosen:
             if limit is not None and len(done) >= limit:
                 break
             reason = _why_not(entry, force)
@@ -136,9 +152,13 @@ class DeadLetters:
             if original is None:
                 skipped.append((entry, reason or self._missing(entry)))
                 continue
+            if dry_run:
+                done.append(entry)
+                continue
             # The event first, then the mark: a crash in between sends the event twice, and the repeat is recognised by its
             # id and number of redrives.
             event, key = original
+            event = prepared.get(entry.position, event)
             try:
                 await self._bus.door.append(
                     entry.topic, (Record.of(revived(entry, event), key),), operation=Operation.REDRIVE
@@ -151,6 +171,31 @@ class DeadLetters:
             await self._mark(dead_letter_topic(topic), entry, REDRIVEN, Operation.REDRIVE)
             done.append(entry)
         return RedriveResult(tuple(done), tuple(skipped))
+
+    async def _prepare(
+        self,
+        entries: Sequence[DeadLetter],
+        force: bool,
+        limit: int | None,
+        prepare: Prepare,
+        prepared: dict[Position, Event],
+        skipped: list[tuple[DeadLetter, str]],
+    ) -> list[DeadLetter]:
+        """Return the entries that can be sent, at most ``limit``, with their events in ``prepared``."""
+        ready: list[DeadLetter] = []
+        for entry in entries:
+            if limit is not None and len(ready) >= limit:
+                break
+            made: Event | str | None = _why_not(entry, force)
+            if made is None:
+                original = await self.original(entry)
+                made = self._missing(entry) if original is None else await prepare(entry, original[0])
+            if isinstance(made, Event):
+                prepared[entry.position] = made
+                ready.append(entry)
+            else:
+                skipped.append((entry, made))
+        return ready
 
     async def original(self, entry: DeadLetter) -> tuple[Event, str] | None:
         """Return the event that failed, with its ordering key. If the entry is not whole, the event is read from its topic; None

@@ -1,14 +1,17 @@
-"""Shell completion of the names of topics and groups: within a bounded time, and silent on every error."""
+"""Shell completion of the names of topics, groups and subjects: within a bounded time, and silent on every error."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
     from dimesh.bus.engine import EventBus
+    from dimesh.mesh import Mesh
 
 SECONDS: Final = 1.5
 """The time after which nothing is proposed: a person waits at the prompt."""
@@ -24,21 +27,51 @@ def group_names(context: typer.Context, incomplete: str) -> list[str]:
     return _names(context, incomplete, _groups)
 
 
-async def _topics(bus: EventBus) -> set[str]:
+def subject_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the subjects of the registry whose names begin with a text."""
+    return _names(context, incomplete, _subjects)
+
+
+async def _topics(mesh: Mesh) -> set[str]:
     from dimesh.ops.topics import list_topics
 
-    return {summary.topic for summary in await list_topics(bus)}
+    async with _bus(mesh) as bus:
+        return {summary.topic for summary in await list_topics(bus)} if bus is not None else set()
 
 
-async def _groups(bus: EventBus) -> set[str]:
+async def _groups(mesh: Mesh) -> set[str]:
     from dimesh.ops.topics import list_partitions
 
-    return {progress.group for progress in await list_partitions(bus)}
+    async with _bus(mesh) as bus:
+        return {progress.group for progress in await list_partitions(bus)} if bus is not None else set()
 
 
-def _names(
-    context: typer.Context, incomplete: str, read: Callable[[EventBus], Awaitable[set[str]]]
-) -> list[str]:
+@asynccontextmanager
+async def _bus(mesh: Mesh) -> AsyncIterator[EventBus | None]:
+    """Open the bus; None if opening it would create its file."""
+    path = mesh.bus.door.path
+    if path is not None and not Path(path).exists():
+        yield None
+        return
+    await mesh.bus.open()
+    try:
+        yield mesh.bus
+    finally:
+        await mesh.bus.close()
+
+
+async def _subjects(mesh: Mesh) -> set[str]:
+    registry = mesh.registry
+    path = getattr(registry.store, "path", None)
+    if path is not None and not Path(path).exists():
+        return set()  # opening the registry would create the file
+    try:
+        return set(await registry.list_subjects())
+    finally:
+        await registry.close()
+
+
+def _names(context: typer.Context, incomplete: str, read: Callable[[Mesh], Awaitable[set[str]]]) -> list[str]:
     import logging
     import os
     import threading
@@ -69,17 +102,7 @@ def _names(
     )
 
 
-async def _read(given: dict[str, Any], read: Callable[[EventBus], Awaitable[set[str]]]) -> set[str]:
-    from pathlib import Path
-
+async def _read(given: dict[str, Any], read: Callable[[Mesh], Awaitable[set[str]]]) -> set[str]:
     from dimesh.cli.context import State
 
-    bus = State(config=given.get("config_file"), bus_path=given.get("bus_path")).mesh().bus
-    path = bus.door.path
-    if path is not None and not Path(path).exists():
-        return set()  # opening the bus would create the file
-    await bus.open()
-    try:
-        return await read(bus)
-    finally:
-        await bus.close()
+    return await read(State(config=given.get("config_file"), bus_path=given.get("bus_path")).mesh())

@@ -8,7 +8,7 @@ from typing import Literal
 
 from dimesh.bus.deadletter import DeadLetter
 from dimesh.bus.engine import EventBus
-from dimesh.bus.redrive import DeadLetters, RedriveResult
+from dimesh.bus.redrive import DeadLetters, Prepare, RedriveResult
 from dimesh.errors import DeadLetterNotFoundError
 from dimesh.events import names
 from dimesh.events.event import Event
@@ -166,6 +166,8 @@ async def redrive(
     ids: Collection[str] | None = None,
     limit: int | None = None,
     force: bool = False,
+    prepare: Prepare | None = None,
+    dry_run: bool = False,
 ) -> DeadLetterChange:
     """Send open dead letters back to the group that failed.
 
@@ -175,8 +177,14 @@ async def redrive(
         ids: only events with these ids; None: all.
         limit: the most to send back.
         force: include events that were redriven three times already.
+        prepare: returns the event to send in place of the one that failed, or the reason why it is left, such as
+            :meth:`dimesh.ops.mending.SchemaMending.prepare`.
+        dry_run: send nothing.
     """
-    return _change(await DeadLetters(bus).redrive(topic, ids=ids, limit=limit, force=force))
+    result = await DeadLetters(bus).redrive(
+        topic, ids=ids, limit=limit, force=force, prepare=prepare, dry_run=dry_run
+    )
+    return _change(result)
 
 
 async def discard(bus: EventBus, topic: str, *, ids: Collection[str] | None = None) -> DeadLetterChange:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -184,58 +184,6 @@ async def delete(registry: SchemaRegistry, subject: str, version: int | None, pe
     if not deleted:
         raise SubjectNotFoundError(f"there is no subject {subject!r:.80}")
     return list(deleted)
-
-
-# -- inference ---------------------------------------------------------------------------------------
-
-
-def infer(samples: Sequence[Any], title: str = "") -> dict[str, Any]:
-    """Return a JSON Schema that allows the samples: types, nested objects and arrays, and what is required because all samples
-    have it.
-
-    Raises:
-        ConfigurationError: there are no samples.
-    """
-    if not samples:
-        raise ConfigurationError("there are no samples to infer a schema from")
-    made: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#"}
-    if title:
-        made["title"] = title
-    return {**made, **_inferred(list(samples))}
-
-
-def _inferred(values: list[Any]) -> dict[str, Any]:
-    kinds = sorted({_kind(value) for value in values})
-    if "number" in kinds and "integer" in kinds:
-        kinds.remove("integer")
-    made: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
-    objects = [value for value in values if isinstance(value, Mapping)]
-    if objects:
-        names = {name: None for value in objects for name in value}
-        made["properties"] = {
-            name: _inferred([value[name] for value in objects if name in value]) for name in names
-        }
-        required = [name for name in names if all(name in value for value in objects)]
-        if required:
-            made["required"] = required
-    items = [item for value in values if isinstance(value, list) for item in value]
-    if items:
-        made["items"] = _inferred(items)
-    return made
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int):
-        return "integer"
-    if isinstance(value, float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "array" if isinstance(value, list) else "object"
 
 
 def read_samples(path: Path) -> list[Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from dimesh.errors import SchemaValidationError
 from dimesh.events.names import show
+from dimesh.registry.jsonschema.parsed import ParsedJsonSchema
 from dimesh.spi.registry import StoredSchema
 from dimesh.spi.schema import ParsedSchema
+
+_ANYTHING: Final = ParsedJsonSchema("true", True)
+"""The schema of a writer that nothing is known of."""
 
 
 class RegisteredSchema:
@@ -49,6 +53,16 @@ class RegisteredSchema:
             SchemaValidationError: the payload is damaged, or this version cannot read it.
         """
         return self.schema.decode(payload, writer.schema)
+
+    def completed(self, payload: bytes) -> Any:
+        """Return the value of a payload, whatever wrote it, with the defaults of this version for what is missing.
+
+        Raises:
+            SchemaValidationError: the payload cannot be read, or lacks something that has no default.
+        """
+        if not isinstance(self.schema, ParsedJsonSchema):
+            return self.schema.decode(payload)
+        return self.schema.decode(payload, _ANYTHING)
 
     def check(self, data: Any) -> None:
         """Check that ``data`` satisfies the schema.

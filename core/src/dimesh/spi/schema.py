@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 POLICIES: Final = ("strict", "defaults", "tolerant", "confluent", "confluent-lenient")
 """The meanings of "compatible" that a language may be asked for.
@@ -192,5 +192,34 @@ class SchemaLanguage(Protocol):
             writer: the schema of the data.
             reader: the schema of the one who reads the data.
             policy: one of :data:`POLICIES`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a schema that its language can make."""
+
+    kind: Literal["add", "rename", "deprecate"]
+    name: str
+    """The field."""
+    field: Any = None
+    """Of an addition: the schema of the field, in JSON values, as the language writes it."""
+    default: tuple[Any] | None = None
+    """Of an addition: the value for data without the field, in a tuple of its own, since it may be null. None: the field is
+    optional."""
+    text: str = ""
+    """Of a renaming: the new name; of a deprecation: the message."""
+
+
+@runtime_checkable
+class EvolvingLanguage(Protocol):
+    """A language that changes schemas so that they stay compatible as far as the change allows. Optional."""
+
+    def evolve(self, schema: ParsedSchema, changes: Sequence[Change]) -> str:
+        """Return the text of a schema after some changes, made in their order.
+
+        Raises:
+            InvalidSchemaError: a change is not possible; the message says why.
         """
         ...

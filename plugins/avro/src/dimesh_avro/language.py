@@ -12,6 +12,7 @@ from dimesh.errors import InvalidSchemaError, SchemaValidationError
 from dimesh.spi.schema import (
     POLICIES,
     PROVED,
+    Change,
     Difference,
     Outcome,
     ParsedSchema,
@@ -21,6 +22,7 @@ from dimesh.spi.schema import (
 )
 from dimesh_avro.checking import Check
 from dimesh_avro.comparing import Comparison
+from dimesh_avro.evolving import evolved
 from dimesh_avro.fast import UNDECIDED, Fast, is_plain
 from dimesh_avro.nodes import NAMED, Node
 from dimesh_avro.parsing import Parser, load
@@ -152,6 +154,14 @@ class AvroLanguage:
         spelled = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
         names |= {full: (node, f"{full} in {spelled}") for full, node in own.items()}
         return AvroSchema(text, spelled, root, names)
+
+    def evolve(self, schema: ParsedSchema, changes: Sequence[Change]) -> str:
+        """Return the text of a record after some changes; see :func:`dimesh_avro.evolving.evolved`.
+
+        Raises:
+            InvalidSchemaError: a change is not possible.
+        """
+        return evolved(_own(schema).document, changes)
 
     def compare(self, writer: ParsedSchema, reader: ParsedSchema, policy: str) -> Verdict:
         """Return whether the reader can read everything that the writer may write: the rules of resolution, whatever the policy.

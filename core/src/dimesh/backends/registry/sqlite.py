@@ -87,6 +87,11 @@ class SqliteStore:
         self._file = SharedConnection(self._connect, lambda error: explain(error, self._path))
         self._open = False
 
+    @property
+    def path(self) -> str:
+        """The file."""
+        return str(self._path)
+
     def _connect(self) -> sqlite3.Connection:
         return open_file(self._path, FORMAT, ("synchronous=FULL",))
 

@@ -133,17 +133,55 @@ def redrive(
     force: Annotated[
         bool, typer.Option("--force", help="Include events that were already redriven three times.")
     ] = False,
+    to_schema: Annotated[
+        str | None,
+        typer.Option(
+            "--to-schema",
+            metavar="VERSION|newest",
+            help="Only events that failed the check of their schema and satisfy this version, once its defaults are filled in.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report what would be redriven, and redrive nothing.")
+    ] = False,
 ) -> None:
-    """Send dead letters back to the group that failed. Fix the handler first."""
-    raise typer.Exit(run(_redrive(state_of(context), topic, ids, limit, force)))
+    """Send dead letters back to the group that failed. Fix the handler, or the schema (--to-schema), first."""
+    raise typer.Exit(run(_redrive(state_of(context), topic, ids, limit, force, to_schema, dry_run)))
 
 
-async def _redrive(state: State, topic: str, ids: list[str] | None, limit: int | None, force: bool) -> int:
+async def _redrive(
+    state: State,
+    topic: str,
+    ids: list[str] | None,
+    limit: int | None,
+    force: bool,
+    to_schema: str | None,
+    dry_run: bool,
+) -> int:
+    from dimesh.mesh import schema_rules
     from dimesh.ops import dead_letters
+    from dimesh.ops.mending import SchemaMending
 
+    version = None if to_schema is None else _version(to_schema)
     async with state.opened() as mesh:
-        change = await dead_letters.redrive(mesh.bus, topic, ids=ids, limit=limit, force=force)
-    return _report(state, change, "redriven")
+        prepare = None
+        if to_schema is not None:
+            prepare = SchemaMending(mesh.registry, schema_rules(mesh.settings), version).prepare
+        change = await dead_letters.redrive(
+            mesh.bus, topic, ids=ids, limit=limit, force=force, prepare=prepare, dry_run=dry_run
+        )
+    return _report(state, change, "would be redriven" if dry_run else "redriven")
+
+
+def _version(text: str) -> int | None:
+    """Return the number of a version; None: the newest one."""
+    if text in ("newest", "latest"):
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 2**31):
+        raise ConfigurationError(
+            f"--to-schema {text[:60]} is no version: use a number such as 2, or 'newest'"
+        )
+    return int(text)
 
 
 @dlq.command("discard")

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dimesh.cli.context import run, state_of
+from dimesh.cli.completion import subject_names, topic_names
+from dimesh.cli.context import import_from_working_folder, run, state_of
 from dimesh.cli.exit_codes import ExitCode
 from dimesh.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dimesh.cli.context import State
+    from dimesh.spi.schema import Change
 
 schema = typer.Typer(
     help="List, register, compare and check schemas.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Subject = Annotated[str, typer.Argument(help="The subject, such as event.order.created.")]
+Subject = Annotated[
+    str,
+    typer.Argument(help="The subject, such as event.order.created.", autocompletion=subject_names),
+]
 References = Annotated[
     list[str] | None,
     typer.Option("--reference", help="NAME=SUBJECT:VERSION: what the schema calls NAME. May be repeated."),
@@ -35,7 +40,9 @@ def _group() -> None:
 @schema.command("list")
 def list_(
     context: typer.Context,
-    subject: Annotated[str, typer.Argument(help="Show the history of this subject.")] = "",
+    subject: Annotated[
+        str, typer.Argument(help="Show the history of this subject.", autocompletion=subject_names)
+    ] = "",
     prefix: Annotated[str, typer.Option(help="Only subjects whose names begin so.")] = "",
 ) -> None:
     """List the subjects, or the versions of one with what changed from one to the next."""
@@ -129,7 +136,11 @@ async def _register(state: State, subject: str, file: Path, references: list[str
 def check(
     context: typer.Context,
     target: Annotated[
-        str, typer.Argument(help="A subject, with FILE; or a folder with a file for each subject.")
+        str,
+        typer.Argument(
+            help="A subject, with FILE; or a folder with a file for each subject.",
+            autocompletion=subject_names,
+        ),
     ],
     file: Annotated[Path | None, typer.Argument(help="The schema to check against the subject.")] = None,
     reference: References = None,
@@ -231,15 +242,130 @@ async def _validate(state: State, subject: str, file: Path, version: int | None)
 def infer(
     context: typer.Context,
     file: Annotated[
-        Path, typer.Argument(help="Samples: a JSON document or list, or one document in each line.")
-    ],
+        Path | None,
+        typer.Argument(help="Samples: a JSON document or list, or one document in each line."),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(help="Use the newest events of this topic as samples.", autocompletion=topic_names),
+    ] = None,
+    type: Annotated[str | None, typer.Option(help="With --topic: only events of this type.")] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=100_000, help="With --topic: the largest number of events to read.")
+    ] = 1_000,
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="MODULE:CLASS",
+            help="Use a pydantic model, a msgspec Struct, a dataclass or a TypedDict.",
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(help="The title of the schema.")] = "",
 ) -> None:
-    """Print a JSON Schema that allows the samples of a file, as a beginning."""
-    from dimesh.ops import schemas
+    """Print a JSON Schema that allows the samples of a file or the events of a topic, or that of a class, as a beginning."""
+    given = [
+        name for name, one in (("FILE", file), ("--topic", topic), ("--class", class_)) if one is not None
+    ]
+    if len(given) != 1:
+        raise ConfigurationError(
+            f"name one of FILE, --topic and --class, not {' and '.join(given) if given else 'none'}"
+        )
+    if type is not None and topic is None:
+        raise ConfigurationError("--type belongs to --topic")
+    made = run(_infer(state_of(context), file, topic, type, limit, class_, title))
+    state_of(context).output.say(*json.dumps(made, indent=2, ensure_ascii=False).splitlines())
 
-    inferred = schemas.infer(schemas.read_samples(file), title)
-    state_of(context).output.say(*json.dumps(inferred, indent=2).splitlines())
+
+async def _infer(
+    state: State,
+    file: Path | None,
+    topic: str | None,
+    type_: str | None,
+    limit: int,
+    class_: str | None,
+    title: str,
+) -> dict[str, Any]:
+    from dimesh.ops import inference
+
+    if class_ is not None:
+        from dimesh.handlers import import_object
+
+        import_from_working_folder()
+        made = inference.schema_of_class(import_object(class_, "class"))
+        return {**made, "title": title} if title else made
+    if topic is not None:
+        async with state.opened() as mesh:
+            samples = await inference.samples_of_topic(mesh.bus, topic, type_, limit)
+    else:
+        from dimesh.ops.schemas import read_samples
+
+        assert file is not None
+        samples = read_samples(file)
+    return inference.infer(samples, title)
+
+
+@schema.command("evolve")
+def evolve(
+    context: typer.Context,
+    subject: Subject,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SCHEMA",
+            help="Add a field; SCHEMA is a type such as string, or JSON. Optional, unless it has a --default.",
+        ),
+    ] = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="The default of an added field, which writers must send from now on; JSON or text.",
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="Rename a field. An alias keeps the old name where the language has aliases, otherwise both are there.",
+        ),
+    ] = None,
+    deprecate: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=MESSAGE", help="Mark a field as deprecated.")
+    ] = None,
+    register: Annotated[
+        bool, typer.Option("--register", help="Register the result, if it is compatible.")
+    ] = False,
+) -> None:
+    """Print the newest version of a subject after some changes, and whether it could be registered; ends with code 1 if it
+    could not. Each option may be repeated.
+    """
+    from dimesh.ops.evolution import parse_changes
+
+    changes = parse_changes(add or [], default or [], rename or [], deprecate or [])
+    raise typer.Exit(run(_evolve(state_of(context), subject, changes, register)))
+
+
+async def _evolve(state: State, subject: str, changes: list[Change], register: bool) -> int:
+    from dimesh.ops import evolution
+
+    async with state.opened() as mesh:
+        made = await evolution.evolve(mesh.registry, subject, changes, register=register)
+    out = state.output
+    if out.as_json:
+        out.document(asdict(made))
+    else:
+        out.say(*made.text.splitlines())
+        rule = f"{made.mode}, {made.policy}"
+        if made.compatible:
+            out.note(f"{subject}: compatible with version {made.base} ({rule})")
+        else:
+            out.note(f"{subject}: NOT compatible with version {made.base} ({rule})")
+            for reason in made.reasons:
+                out.note(f"  {reason}")
+        if made.version is not None:
+            out.note(f"registered as version {made.version}")
+    return ExitCode.OK if made.compatible else ExitCode.FAILED
 
 
 @schema.command("delete")
