@@ -136,7 +136,7 @@ def test_a_schema_of_the_events_of_a_topic(dimesh: Any, tmp_path: Path) -> None:
     assert "no events of type order.lost" in (
         dimesh("schema", "infer", "--topic", "orders", "--type", "order.lost", code=3).err
     )
-    assert "'other' does not exist" in dimesh("schema", "infer", "--topic", "other", code=7).err
+    assert "no topic is named 'other'" in dimesh("schema", "infer", "--topic", "other", code=7).err
     assert "name one of FILE" in dimesh("schema", "infer", code=3).err
 
 
