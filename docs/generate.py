@@ -33,6 +33,7 @@ SOURCES = {
     "stripe": "dimesh_stripe.options:StripeOptions",
     "salesforce": "dimesh_salesforce.options:SalesforceOptions",
     "netsuite": "dimesh_netsuite.options:NetSuiteOptions",
+    "zendesk": "dimesh_zendesk.options:ZendeskOptions",
 }
 """By driver, the class of a change source's options."""
 
@@ -348,6 +349,7 @@ def capabilities() -> str:
             {"account_id": "1", "client_id": "x", "certificate_id": "x", "private_key_file": "netsuite.pem"},
         ),
         "cdc stripe": manager.cdc_source("stripe", {"api_key": "sk_test_example"}),
+        "cdc zendesk": manager.cdc_source("zendesk", {"subdomain": "acme", "access_token": "example"}),
         "lineage memory": manager.lineage_sink("memory", {}),
         "lineage file": manager.lineage_sink("file", {"path": "lineage"}),
     }

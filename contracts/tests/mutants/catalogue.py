@@ -32,6 +32,7 @@ def catalogue() -> dict[str, Mutant]:
     import lineage
     import membership
     import queues
+
     import registry
 
     kinds = {

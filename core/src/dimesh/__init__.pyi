@@ -4,7 +4,6 @@ A plugin's class has its real type where the plugin is installed, and is ``Any``
 """
 
 from dimesh_adk import ControlPlaneAgent as ControlPlaneAgent  # type: ignore[import-not-found, unused-ignore]
-from dimesh_zendesk import ZendeskCDCConnector as ZendeskCDCConnector  # type: ignore[import-not-found, unused-ignore]
 
 from dimesh.backends.state.sqlite import SqliteCDCStore as SqliteCDCStore
 from dimesh.bus.current import current_event as current_event
@@ -109,5 +108,6 @@ from dimesh_netsuite import NetSuiteCDCConnector as NetSuiteCDCConnector  # type
 from dimesh_pubsub import PubSubEventBus as PubSubEventBus  # type: ignore[import-not-found, unused-ignore]
 from dimesh_salesforce import SalesforceCDCConnector as SalesforceCDCConnector  # type: ignore[import-not-found, unused-ignore]
 from dimesh_stripe import StripeCDCConnector as StripeCDCConnector  # type: ignore[import-not-found, unused-ignore]
+from dimesh_zendesk import ZendeskCDCConnector as ZendeskCDCConnector  # type: ignore[import-not-found, unused-ignore]
 
 __version__: str

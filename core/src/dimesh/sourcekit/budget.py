@@ -127,7 +127,13 @@ class RateLimiter:
 
     @classmethod
     def shared(
-        cls, account: str, rate: float, clock: Clock, ledger: str | None = None, concurrency: int = 10
+        cls,
+        account: str,
+        rate: float,
+        clock: Clock,
+        ledger: str | None = None,
+        concurrency: int = 10,
+        burst: int = 5,
     ) -> RateLimiter:
         """Return the rate limiter of an account: the same one for all readers of this process, with a ledger that the other
         processes of this machine share.
@@ -138,6 +144,7 @@ class RateLimiter:
             clock: see the class.
             ledger: the path of the file; None: a file in the user's cache folder; empty: shared with no other process.
             concurrency: see the class.
+            burst: see the class.
         """
         # The name is stored in a file: it must not help to guess a key.
         name = hashlib.sha256(account.encode()).hexdigest()[:16]
@@ -145,9 +152,7 @@ class RateLimiter:
         found = _shared.get(key)
         if found is None:
             path = default_ledger() if ledger is None else ledger
-            found = _shared[key] = cls(
-                rate, clock, ledger=Ledger(path, name) if path else None, concurrency=concurrency
-            )
+            found = _shared[key] = cls(rate, clock, burst, Ledger(path, name) if path else None, concurrency)
         return found
 
     @property

@@ -199,6 +199,7 @@ class SourceClient:
         form: Mapping[str, str] | None = None,
         retry_for: float | None = None,
         sign: Callable[[], Mapping[str, str]] | None = None,
+        judge_empty: bool = False,
     ) -> Answer:
         """Return a good answer.
 
@@ -217,6 +218,8 @@ class SourceClient:
             retry_for: seconds; None: the option. No attempt begins later than that, so the whole request ends within
                 ``retry_for`` and the ``timeout`` of the last attempt, beside its wait for the budget.
             sign: returns headers for one attempt, and is called for each: a signature with a nonce is good for one only.
+            judge_empty: whether an answer without a body goes to the judge also if it claims to be a page: some systems refuse an
+                object so.
 
         Raises:
             SourceUnavailableError: no attempt had a good answer in that time, or an answer was too large. The judge may raise
@@ -238,7 +241,7 @@ class SourceClient:
         delay = FIRST_DELAY
         failed = False
         while True:
-            verdict, answer = await self._attempt(request, priority, about, judge, sign)
+            verdict, answer = await self._attempt(request, priority, about, judge, sign, judge_empty)
             if verdict is None:
                 assert answer is not None
                 self.budget.succeeded()
@@ -262,6 +265,7 @@ class SourceClient:
         about: str,
         judge: Judge,
         sign: Callable[[], Mapping[str, str]] | None,
+        judge_empty: bool,
     ) -> tuple[Retry | None, Answer | None]:
         try:
             async with self.budget.request(priority), time_limit(self._clock, self._options.timeout):
@@ -269,7 +273,8 @@ class SourceClient:
                 if sign is not None:
                     request.headers.update(sign())
                 answer = await self._send(request)
-            if answer.foreign and not (self._judge_redirects and 300 <= answer.status < 400):
+            redirected = self._judge_redirects and 300 <= answer.status < 400
+            if answer.foreign and not redirected and (answer.content or not judge_empty):
                 return Retry(f"HTTP {answer.status} {answer.reason}, not an answer of {self._system}"), None
             self._note_time(answer)
             return judge(answer, about), answer
