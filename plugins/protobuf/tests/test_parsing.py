@@ -362,6 +362,9 @@ def descriptor(change: str = "") -> str:
     elif change == "default":
         proto.syntax = "proto2"
         field.type, field.default_value = 12, 'x"]; optional int32 c = 3 [default = "'
+    elif change == "escape":
+        proto.syntax = "proto2"
+        field.type, field.default_value = 12, "\\"
     elif change == "number default":
         proto.syntax = "proto2"
         field.default_value = "1; x"
@@ -397,6 +400,7 @@ def descriptor(change: str = "") -> str:
         "both types",
         "label",
         "number default",
+        "escape",
         "entry",
         "oneof",
         "option",
@@ -411,6 +415,12 @@ def test_a_descriptor_is_checked_as_a_text_is(change: str) -> None:
     parse(descriptor())
     with pytest.raises(InvalidSchemaError):
         parse(descriptor(change))
+
+
+def test_a_descriptor_with_text_that_is_no_utf8_is_refused() -> None:
+    raw = base64.b64decode(descriptor()).replace(b"\x01M", b"\x01\xff")
+    with pytest.raises(InvalidSchemaError, match="not valid UTF-8"):
+        parse(base64.b64encode(raw).decode())
 
 
 def test_text_in_a_descriptor_stays_text() -> None:

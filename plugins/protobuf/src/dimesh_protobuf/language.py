@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from google.protobuf import descriptor_pb2
-from google.protobuf.message import DecodeError
 
 from dimesh.errors import InvalidSchemaError, SchemaValidationError
 from dimesh.spi.schema import (
@@ -28,7 +25,8 @@ from dimesh_protobuf.checking import Check
 from dimesh_protobuf.codec import Codec
 from dimesh_protobuf.comparing import MOST_DIFFERENCES, Comparison, Found, sample
 from dimesh_protobuf.confluent import ServerComparison
-from dimesh_protobuf.limits import MAX_IMPORTS, MAX_TEXT
+from dimesh_protobuf.descriptors import is_descriptor, read_descriptor
+from dimesh_protobuf.limits import MAX_IMPORTS
 from dimesh_protobuf.linking import Linker
 from dimesh_protobuf.matching import names_differ
 from dimesh_protobuf.nodes import File, Message
@@ -38,7 +36,6 @@ from dimesh_protobuf.pool import Pool
 from dimesh_protobuf.resolving import misreading
 from dimesh_protobuf.wellknown import PATHS, descriptor_of
 
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")
 _MOST_WITNESSES: Final = 10
 
 
@@ -59,6 +56,7 @@ class ProtobufSchema:
         self._pool = pool
         self._views: dict[str, ProtobufSchema] = {}
         self._safe: WeakKeyDictionary[ProtobufSchema, bool] = WeakKeyDictionary()
+        """Whether no value of a writer is misread, so that its payloads need no look."""
 
     @property
     def document(self) -> str:
@@ -193,7 +191,8 @@ class ProtobufSchema:
         Raises:
             ValueError: it does not.
         """
-        if self._safe.get(writer):
+        safe = self._safe.get(writer)
+        if safe:
             return
         if writer._codec is None or writer.root is None or self.root is None:
             raise ValueError(_NO_MESSAGE)
@@ -201,10 +200,12 @@ class ProtobufSchema:
             raise ValueError(
                 f"it has the message {writer.root.name}, not {self.root.name}: choose the message of the reader"
             )
-        comparison = Comparison()
-        if not comparison.run(writer.root, self.root) and not comparison.unfinished:
-            self._safe[writer] = True
-            return
+        if safe is None:
+            comparison = Comparison()
+            safe = not comparison.run(writer.root, self.root) and not comparison.unfinished
+            self._safe[writer] = safe
+            if safe:
+                return
         reason = misreading(writer.root, self.root, writer._codec.parse(payload))
         if reason:
             raise ValueError(reason)
@@ -239,7 +240,7 @@ class ProtobufLanguage:
         Raises:
             InvalidSchemaError: the text is no Protobuf schema, exceeds a limit, or imports a file that is not known.
         """
-        proto, places = _read(text)
+        proto, places = (read_descriptor(text), Places()) if is_descriptor(text) else read_file(text)
         imported: dict[str, File] = {}
         for number, path in enumerate(proto.dependency):
             if path in PATHS:
@@ -331,28 +332,6 @@ def _refusal(writer: ProtobufSchema, reader: ProtobufSchema, value: Any) -> str:
     except SchemaValidationError as error:
         return str(error)
     return ""
-
-
-def _read(text: str) -> tuple[Any, Places]:
-    """Return the descriptor of a text, or of a descriptor in base64."""
-    given = text.strip() if len(text) <= 2 * MAX_TEXT else ""
-    if not given or not _BASE64.match(given):
-        return read_file(text)
-    try:
-        proto = descriptor_pb2.FileDescriptorProto.FromString(b64decode(given, validate=True))
-    except (Base64Error, ValueError, DecodeError):
-        raise InvalidSchemaError(
-            "the schema is neither the text of a .proto file nor a file descriptor in base64"
-        ) from None
-    proto.ClearField("source_code_info")
-    proto.ClearField("name")
-    if proto.syntax == "proto2":
-        proto.ClearField("syntax")
-    if len(set(proto.dependency)) < len(proto.dependency):
-        raise InvalidSchemaError("the descriptor imports a file twice")
-    if any(not 0 <= n < len(proto.dependency) for n in (*proto.public_dependency, *proto.weak_dependency)):
-        raise InvalidSchemaError("the descriptor marks an import that does not exist")
-    return proto, Places()
 
 
 def _collect(path: str, file: File, found: dict[str, File]) -> None:

@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pb2
 from dimesh_protobuf.limits import MAX_NUMBER
 from dimesh_protobuf.nodes import RANGES, Field
 from dimesh_protobuf.places import Path, Places
+from dimesh_protobuf.tokens import unescaped
 
 _Field: Final = descriptor_pb2.FieldDescriptorProto
 _OWN: Final = range(19_000, 20_000)
@@ -128,9 +129,11 @@ def _is_default(node: Field, text: str) -> bool:
         return text in node.of.numbers
     if kind == "bool":
         return text in ("true", "false")
-    if kind in ("string", "bytes"):
+    if kind == "string":
         return True
     try:
+        if kind == "bytes":
+            return len(unescaped(text)) >= 0
         if kind in RANGES:
             low, high = RANGES[kind]
             return len(text) <= 30 and low <= int(text) <= high
