@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from dimesh.errors import InvalidSchemaError
 from dimesh.plugins import PluginManager
 from dimesh.spi.schema import SchemaLanguage
 from dimesh_protobuf import ProtobufSchema, language
+from dimesh_protobuf.shared_types import SHARED_TYPES
 
 LARGE = r"""
 syntax = "proto2";
@@ -99,6 +101,7 @@ def test_options_of_the_author_are_kept() -> None:
 
 
 ACCEPTED = [
+    proto2("optional int32 a_b = 1; optional int32 aB = 2; optional int32 c = 3 [json_name = 'aB'];"),
     ORDER,
     TIMES,
     LINE,
@@ -172,6 +175,8 @@ REFUSED = [
         proto2("map<int32, E> e = 1;", "enum E { A = 1; B = 0; }"),
         "the enum 'E' needs a first value 0 in a map",
     ),
+    (message("int32 a_b = 1; int32 aB = 2;"), "the fields 'a_b' and 'aB' have the name 'aB' in JSON"),
+    (message("int32 a = 1 [json_name = '[x]'];"), "'[x]' is not a name for JSON"),
     (message("oneof o { }"), "the oneof 'o' has no field"),
     (message("oneof o { repeated int32 a = 1; }"), "a field of a oneof has no label"),
     (message("option map_entry = true;"), "write map<key, value>"),
@@ -259,6 +264,31 @@ def test_references_are_found_by_their_path_with_their_own_references() -> None:
             proto3('import "line.proto"; import "money.proto"; message Order { x.Line l = 1; }'),
             {"line.proto": line, "money.proto": other},
         )
+
+
+def test_the_shared_types_are_those_of_their_authors() -> None:
+    """Compared with the descriptors of googleapis-common-protos; their options concern generated code."""
+    compared = 0
+    for path in SHARED_TYPES:
+        schema = language.parse(proto3(f'import "{path}";'))
+        if not path.startswith("google/"):
+            continue
+        module = importlib.import_module(f"{path.removesuffix('.proto').replace('/', '.')}_pb2")
+        proto = descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+        proto.ClearField("options")
+        found = without_names(schema.file.imports[0][1].proto)
+        theirs = language.parse(base64.b64encode(proto.SerializeToString()).decode()).canonical
+        ours = language.parse(base64.b64encode(found.SerializeToString()).decode()).canonical
+        assert ours == theirs
+        compared += 1
+    assert compared >= 15
+
+
+def test_a_reference_comes_before_a_shared_type() -> None:
+    own = parse(proto3("package google.type; message Money { string all = 1; }"))
+    text = proto3('import "google/type/money.proto"; message M { google.type.Money m = 1; }')
+    assert parse(text).is_valid({"m": {"units": 5, "currency_code": "EUR"}})
+    assert language.parse(text, {"google/type/money.proto": own}).is_valid({"m": {"all": "5 EUR"}})
 
 
 def test_a_name_that_two_files_define_is_refused() -> None:
@@ -370,6 +400,8 @@ def descriptor(change: str = "") -> str:
         field.default_value = "1; x"
     elif change == "entry":
         one.nested_type.add(name="AEntry").options.map_entry = True
+    elif change == "entry on top":
+        one.options.map_entry = True
     elif change == "oneof":
         field.oneof_index = 3
     elif change == "option":
@@ -402,6 +434,7 @@ def descriptor(change: str = "") -> str:
         "number default",
         "escape",
         "entry",
+        "entry on top",
         "oneof",
         "option",
         "option name",

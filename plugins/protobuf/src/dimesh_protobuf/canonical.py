@@ -17,6 +17,7 @@ from dimesh_protobuf.cursor import Cursor
 from dimesh_protobuf.limits import MAX_NUMBER
 from dimesh_protobuf.options import read_option
 from dimesh_protobuf.parsing import SCALARS, escaped
+from dimesh_protobuf.rules import json_name
 from dimesh_protobuf.tokens import unescaped
 
 _Field: Final = descriptor_pb2.FieldDescriptorProto
@@ -44,12 +45,6 @@ def canonical(proto: Any) -> str:
     for service in sorted(proto.service, key=lambda one: one.name):
         lines += _service(service)
     return "\n".join(lines) + "\n"
-
-
-def json_name(name: str) -> str:
-    """Return the name that Protobuf's JSON gives to a field that states none."""
-    first, *rest = name.split("_")
-    return first + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
 def _quoted(text: str | bytes) -> str:

@@ -36,6 +36,8 @@ def read_descriptor(text: str) -> Any:
     proto.ClearField("name")
     if proto.syntax == "proto2":
         proto.ClearField("syntax")
+    if not proto.ListFields():
+        raise InvalidSchemaError("the descriptor is empty")
     if not _is_text(proto):
         raise InvalidSchemaError("the descriptor has a text that is not valid UTF-8")
     if len(set(proto.dependency)) < len(proto.dependency):

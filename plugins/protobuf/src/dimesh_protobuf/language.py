@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Final
 from weakref import WeakKeyDictionary
-
-from google.protobuf import descriptor_pb2
 
 from dimesh.errors import InvalidSchemaError, SchemaValidationError
 from dimesh.spi.schema import (
@@ -34,7 +32,7 @@ from dimesh_protobuf.parsing import read_file
 from dimesh_protobuf.places import Places
 from dimesh_protobuf.pool import Pool
 from dimesh_protobuf.resolving import misreading
-from dimesh_protobuf.wellknown import PATHS, descriptor_of
+from dimesh_protobuf.wellknown import is_wellknown, wellknown_file
 
 _MOST_WITNESSES: Final = 10
 
@@ -243,10 +241,10 @@ class ProtobufLanguage:
         proto, places = (read_descriptor(text), Places()) if is_descriptor(text) else read_file(text)
         imported: dict[str, File] = {}
         for number, path in enumerate(proto.dependency):
-            if path in PATHS:
-                _collect(path, _builtin(path), imported)
-                continue
             known = (references or {}).get(path)
+            if is_wellknown(path, known is not None):
+                _collect(path, wellknown_file(path), imported)
+                continue
             if known is None:
                 places.refuse((3, number), f"the import {path!a:.200} is not among the references")
             if not isinstance(known, ProtobufSchema):
@@ -350,15 +348,6 @@ def _collect(path: str, file: File, found: dict[str, File]) -> None:
     found[path] = file
     if len(found) > MAX_IMPORTS:
         raise InvalidSchemaError(f"the schema imports more than {MAX_IMPORTS} files")
-
-
-@cache
-def _builtin(path: str) -> File:
-    proto = descriptor_pb2.FileDescriptorProto()
-    proto.CopyFrom(descriptor_of(path))
-    proto.ClearField("name")
-    imports = {name: _builtin(name) for name in proto.dependency}
-    return Linker(proto, imports, Places(), builtin=True).run()
 
 
 language: Final = ProtobufLanguage()

@@ -122,6 +122,8 @@ class Linker:
         if len(indexes) > MAX_NESTING:
             self._places.refuse(path, f"messages are nested more than {MAX_NESTING} deep")
         full = self._declare(scope, proto.name, "message", path)
+        if proto.options.map_entry and len(indexes) == 1:
+            self._places.refuse(path, f"{full!r:.200} is an entry of no map")
         if proto.options.map_entry:
             self._entries[full] = (proto, path)
         else:

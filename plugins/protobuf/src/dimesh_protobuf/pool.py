@@ -31,6 +31,7 @@ class Pool:
             proto = descriptor_pb2.FileDescriptorProto()
             proto.CopyFrom(one.proto)
             proto.name = path
+            _name_for_json(proto.message_type)
             try:
                 self._pool.AddSerializedFile(proto.SerializeToString())
             except (TypeError, ValueError) as error:
@@ -45,3 +46,11 @@ class Pool:
             descriptor = self._pool.FindMessageTypeByName(full)
             known = self._classes[full] = message_factory.GetMessageClass(descriptor)
         return known
+
+
+def _name_for_json(messages: Any) -> None:
+    """Give each field its own name in JSON, which nobody uses here: the runtime refuses conflicts that proto2 allows."""
+    for message in messages:
+        for field in message.field:
+            field.json_name = field.name
+        _name_for_json(message.nested_type)

@@ -51,10 +51,34 @@ def check_message(proto: Any, proto3: bool, places: Places, path: Path) -> None:
     for number, (_, kind) in _covered(numbers, [(a, b - 1, kind) for a, b, _, kind in ranges]):
         n = next(n for n, field in enumerate(proto.field) if field.number == number)
         places.refuse((*path, 2, n), f"the number {number} of {numbers[number]!r:.100} is {kind}")
+    _check_json_names(proto, proto3, places, path)
     members = {field.oneof_index for field in proto.field if field.HasField("oneof_index")}
     for n, oneof in enumerate(proto.oneof_decl):
         if n not in members:
             places.refuse((*path, 8, n), f"the oneof {oneof.name!r:.100} has no field")
+
+
+def _check_json_names(proto: Any, proto3: bool, places: Places, path: Path) -> None:
+    """Check that no two fields have one name in Protobuf's JSON; in proto2, only names that were chosen count."""
+    seen: dict[str, str] = {}
+    for n, field in enumerate(proto.field):
+        chosen = field.HasField("json_name") and field.json_name != json_name(field.name)
+        name = field.json_name if chosen else json_name(field.name)
+        if chosen and ("\0" in name or (name.startswith("[") and name.endswith("]"))):
+            places.refuse((*path, 2, n), f"{name!a:.100} is not a name for JSON")
+        if name in seen and (proto3 or chosen):
+            message = (
+                f"the fields {seen[name]!r:.100} and {field.name!r:.100} have the name {name!r:.100} in JSON"
+            )
+            places.refuse((*path, 2, n), message)
+        if proto3 or chosen:
+            seen[name] = field.name
+
+
+def json_name(name: str) -> str:
+    """Return the name that Protobuf's JSON gives to a field that states none."""
+    first, *rest = name.split("_")
+    return first + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
 def _covered(numbers: Iterable[int], ranges: list[tuple[int, int, str]]) -> list[tuple[int, tuple[int, str]]]:

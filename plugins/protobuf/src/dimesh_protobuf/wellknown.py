@@ -1,12 +1,18 @@
-"""The files that every schema may import without a reference: those that come with Protobuf's runtime."""
+"""The files that every schema may import without a reference."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf import descriptor_pb2
+
+from dimesh_protobuf.linking import Linker
+from dimesh_protobuf.nodes import File
+from dimesh_protobuf.parsing import read_file
+from dimesh_protobuf.places import Places
+from dimesh_protobuf.shared_types import SHARED_TYPES
 
 _MODULES: Final = (
     "any",
@@ -21,12 +27,24 @@ _MODULES: Final = (
     "type",
     "wrappers",
 )
-PATHS: Final = frozenset(f"google/protobuf/{name}.proto" for name in _MODULES)
-"""The paths of the files."""
+_OF_RUNTIME: Final = frozenset(f"google/protobuf/{name}.proto" for name in _MODULES)
+
+
+def is_wellknown(path: str, referenced: bool) -> bool:
+    """Return whether an import means one of the files: those of Protobuf's runtime always, shared types unless there is a
+    reference to a file of that path.
+    """
+    return path in _OF_RUNTIME or (path in SHARED_TYPES and not referenced)
 
 
 @cache
-def descriptor_of(path: str) -> Any:
-    """Return the descriptor of a file; nobody may change it."""
-    module = import_module(f"{path.removesuffix('.proto').replace('/', '.')}_pb2")
-    return descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+def wellknown_file(path: str) -> File:
+    """Return one of the files."""
+    if path in _OF_RUNTIME:
+        module = import_module(f"{path.removesuffix('.proto').replace('/', '.')}_pb2")
+        proto = descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+        proto.ClearField("name")
+    else:
+        proto, _ = read_file(f'syntax = "proto3"; {SHARED_TYPES[path]}')
+    imports = {name: wellknown_file(name) for name in proto.dependency}
+    return Linker(proto, imports, Places(), builtin=True).run()
