@@ -148,12 +148,53 @@ async def test_a_tool_call_never_overwrites_a_declared_name():
     assert (node["name"], node["pillar"]) == ("Ada", "Growth")
 
 
-async def test_equal_calls_are_one_unless_they_have_ids():
+async def test_each_call_is_an_observation_unless_it_has_an_id():
     lineage = LineageService()
     for call in (None, None, "c1", "c2", "c2"):
         await lineage.track_tool_invocation("agent:a", "poll", "t", {"x": 1}, {"y": 2}, call_id=call)
     await lineage.track_tool_invocation("agent:a", "poll", "t", {"x": 1}, {"y": 3})
-    assert len(await lineage.get_trace_timeline("t")) == 4
+    assert len(await lineage.get_trace_timeline("t")) == 5
+
+
+async def test_three_daily_runs_are_three_observations_of_one_flow():
+    """They were one edge of day 1: a change on day 2 affected nothing, and pruning deleted a flow that was in use."""
+    clock = ManualClock()
+    lineage = LineageService(clock=clock)
+    for _ in range(3):
+        await lineage.track_data_flow("data:orders", "agent:report", "", None, 10)
+        await clock.advance(86_400)
+    second_day = datetime.fromtimestamp(clock.time() - 1.5 * 86_400, UTC)
+    impact = await lineage.find_impact("data:orders", since=second_day)
+    assert [node["node_id"] for node in impact["affected_nodes"]] == ["agent:report"]
+    query = LineageQuery(node_id="data:orders", level="entities")
+    answer = await lineage.query_lineage(query)
+    (edge,) = answer["edges"]
+    assert (edge["count"], answer["stats"]["total_edges"], answer["observations"]) == (3, 1, 3)
+    days = datetime.fromisoformat(edge["updated_at"]) - datetime.fromisoformat(edge["created_at"])
+    assert days.total_seconds() == 2 * 86_400
+    assert len((await lineage.query_lineage(LineageQuery(node_id="data:orders")))["edges"]) == 3
+    await lineage.prune_old_data(days=1.5)
+    (edge,) = (await lineage.query_lineage(query))["edges"]
+    assert edge["count"] == 1
+    with pytest.raises(InvalidLineageError, match="use one of observations, entities"):
+        LineageQuery(level="nodes")
+
+
+async def test_answers_say_what_they_lack():
+    clock = ManualClock()
+    lineage = LineageService(clock=clock, max_facts=100)
+    for number in range(200):
+        await lineage.add_edge("agent:a", f"data:{number}", "writes_to", "t")
+        await clock.advance(1)
+    answer = await lineage.query_lineage(LineageQuery(node_id="agent:a"))
+    assert answer["partial"]
+    assert "evicted" in answer["reason"]
+    assert answer["reasons"] == [answer["reason"]]
+    # Nothing of the last seconds was evicted.
+    recent = datetime.fromtimestamp(clock.time() - 5, UTC)
+    assert not (await lineage.query_lineage(LineageQuery(time_range=(recent, None))))["partial"]
+    assert (await lineage.find_impact("agent:a"))["partial"]
+    assert not (await lineage.find_impact("agent:a", since=recent))["partial"]
 
 
 # -- queries -----------------------------------------------------------------------------------------
@@ -511,7 +552,8 @@ async def test_secrets_do_not_affect_hashes():
         await lineage.track_tool_invocation(
             "agent:a", "login", "t", {"cfg": {"password": password}, "u": 1}, None
         )
-    assert len(await lineage.get_trace_timeline("t")) == 1
+    one, two = await lineage.get_trace_timeline("t")
+    assert one["metadata"] == two["metadata"]
 
 
 class Opaque:

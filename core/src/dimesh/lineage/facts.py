@@ -1,5 +1,8 @@
 """The conversion of observations to records: each function takes a frozen observation and yields nodes and edges.
 
+Each observation has an id of its own, so that the same call or flow twice is two edges; only what carries an id itself (an event,
+a call with an id, a decision) is the same observation again.
+
 A node record without a name only means that the node was seen: it provides what no record with a name declares, so a tool
 call never overwrites the name that ``add_node`` gave to an agent.
 """
@@ -15,7 +18,7 @@ from dimesh.lineage.redact import thaw, thaw_arguments
 from dimesh.spi.lineage import LineageRecord
 
 Expand = Callable[..., Iterable[LineageRecord]]
-"""A function that is called with the time (epoch seconds) and the frozen arguments of an observation."""
+"""A function that is called with the time (epoch seconds), the id and the frozen arguments of an observation."""
 
 DATA_TYPES = (LineageNodeType.DATA_SOURCE, LineageNodeType.DATA_SINK)
 
@@ -36,7 +39,7 @@ def edge(
     pillar: str | None = None,
     identity: object = None,
 ) -> LineageRecord:
-    """Return an edge whose id is derived from its ends, type, trace and ``identity``, which distinguishes repetitions."""
+    """Return an edge whose id is derived from its ends, type, trace and ``identity``, which distinguishes observations."""
     edge_id = content_id(source, target, kind.value, trace, identity)
     return LineageRecord(
         "edge",
@@ -52,21 +55,20 @@ def edge(
 
 
 def node_facts(
-    at: float, node_id: str, kind: LineageNodeType, name: str, pillar: str | None, metadata: bytes
+    at: float, _: str, node_id: str, kind: LineageNodeType, name: str, pillar: str | None, metadata: bytes
 ) -> Iterator[LineageRecord]:
     """Yield the node of an ``add_node``."""
     yield LineageRecord("node", node_id, kind.value, at, name=name, pillar=pillar, metadata=thaw(metadata))
 
 
 def edge_facts(
-    at: float, source: str, target: str, kind: LineageEdgeType, trace: str, metadata: bytes
+    at: float, own_id: str, source: str, target: str, kind: LineageEdgeType, trace: str, metadata: bytes
 ) -> Iterator[LineageRecord]:
-    """Yield the edge of an ``add_edge``. Edges with different metadata are different edges."""
-    cleaned = thaw(metadata)
-    yield edge(at, source, target, kind, trace, cleaned, identity=cleaned)
+    """Yield the edge of an ``add_edge``."""
+    yield edge(at, source, target, kind, trace, thaw(metadata), identity=own_id)
 
 
-def event_facts(_: float, event: Event) -> Iterator[LineageRecord]:
+def event_facts(_: float, own_id: str, event: Event) -> Iterator[LineageRecord]:
     """Yield the records of an event: its sender PRODUCES it, its named receiver CONSUMES it, its cause TRIGGERS it.
 
     The time is that of the event. Only the type, priority and size are stored, never the payload.
@@ -107,6 +109,7 @@ def _party(at: float, pillar: str | None, agent: str | None) -> LineageRecord | 
 
 def tool_facts(
     at: float,
+    own_id: str,
     agent: str,
     tool: str,
     trace: str,
@@ -115,19 +118,25 @@ def tool_facts(
     pillar: str | None,
     call_id: str | None,
 ) -> Iterator[LineageRecord]:
-    """Yield the records of a tool call: an agent INVOKES a tool. The ``call_id``, else the data, identifies it in the trace."""
+    """Yield the records of a tool call: an agent INVOKES a tool. A ``call_id`` identifies the call in its trace."""
     details = {"inputs": thaw_arguments(inputs), "outputs": thaw_arguments(outputs)}
     if call_id:
         details["call_id"] = call_id  # type: ignore[assignment]
     yield seen(at, agent, implied_type(agent), pillar)
     yield seen(at, tool, LineageNodeType.TOOL)
     yield edge(
-        at, agent, tool, LineageEdgeType.INVOKES, trace, details, pillar=pillar, identity=call_id or details
+        at, agent, tool, LineageEdgeType.INVOKES, trace, details, pillar=pillar, identity=call_id or own_id
     )
 
 
 def flow_facts(
-    at: float, source: str, sink: str, trace: str, data_schema: bytes, record_count: int | None
+    at: float,
+    own_id: str,
+    source: str,
+    sink: str,
+    trace: str,
+    data_schema: bytes,
+    record_count: int | None,
 ) -> Iterator[LineageRecord]:
     """Yield the records of a data flow: READS_FROM if data goes to an agent or tool, else WRITES_TO."""
     source_type, sink_type = implied_type(source), implied_type(sink)
@@ -142,11 +151,11 @@ def flow_facts(
     yield seen(at, source, source_type)
     yield seen(at, sink, sink_type)
     kind = LineageEdgeType.READS_FROM if reads else LineageEdgeType.WRITES_TO
-    yield edge(at, source, sink, kind, trace, details, identity=details)
+    yield edge(at, source, sink, kind, trace, details, identity=own_id)
 
 
 def decision_facts(
-    at: float, agent: str, decision: str, trace: str, decision_type: str, details: bytes
+    at: float, _: str, agent: str, decision: str, trace: str, decision_type: str, details: bytes
 ) -> Iterator[LineageRecord]:
     """Yield the records of a decision: an agent PRODUCES it. Its metadata has its type, result and factors."""
     metadata = {"decision_type": decision_type, **thaw(details)}

@@ -6,6 +6,7 @@ a table before a bad write is not affected by it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from dimesh.lineage.graph import LineageGraph
@@ -27,6 +28,7 @@ def find_impact(
     max_depth: int,
     max_nodes: int,
     max_ms: float,
+    missing: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Find what a change affects; see :meth:`dimesh.lineage.LineageService.find_impact`.
 
@@ -90,7 +92,8 @@ def find_impact(
     ]
     own = graph.node(start).pillar
     pillars = sorted({node["pillar"] for node in affected if node["pillar"]})
-    level, why = risk(len(affected), len([p for p in pillars if p != own]), change_type, budget.over())
+    reasons = [*([budget.reason] if budget.over() else []), *missing]
+    level, why = risk(len(affected), len([p for p in pillars if p != own]), change_type, bool(reasons))
     return {
         "node_id": node_id,
         "change_type": change_type,
@@ -99,8 +102,9 @@ def find_impact(
         "risk_level": level,
         "risk_reasons": why,
         "max_depth": max((node["depth"] for node in affected), default=0),
-        "partial": budget.over(),
-        "reason": budget.reason,
+        "partial": bool(reasons),
+        "reasons": reasons,
+        "reason": "; ".join(reasons),
         "visited": len(depth),
     }
 

@@ -59,6 +59,8 @@ class LineageEdgeType(StrEnum):
 
 
 Direction = Literal["upstream", "downstream", "both"]
+Level = Literal["observations", "entities"]
+_LEVELS: Final = ("observations", "entities")
 _DIRECTIONS: Final = ("upstream", "downstream", "both")
 _E = TypeVar("_E", bound=Enum)
 
@@ -144,6 +146,9 @@ class LineageQuery:
     time_range: tuple[datetime | None, datetime | None] | None = None
     """The first and the last moment, both included; None: no limit."""
     include_metadata: bool = True
+    level: Level = "observations"
+    """``observations``: each time that something happened is an edge. ``entities``: one edge for all observations between two
+    nodes that have the same type, with their ``count`` and the times of the first and the last one."""
     max_nodes: int = 1_000
     max_edges: int = 10_000
     max_ms: float = 1_000.0
@@ -157,6 +162,8 @@ class LineageQuery:
             raise InvalidLineageError(
                 f"direction {show(self.direction)} is unknown: use one of {', '.join(_DIRECTIONS)}"
             )
+        if self.level not in _LEVELS:
+            raise InvalidLineageError(f"level {show(self.level)} is unknown: use one of {', '.join(_LEVELS)}")
         if not isinstance(self.max_depth, int) or self.max_depth < 0:
             raise InvalidLineageError("max_depth must be a number of edges: a whole number, 0 or more")
         if self.max_nodes < 1 or self.max_edges < 1 or self.max_ms <= 0:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from dimesh.errors import NodeNotFoundError
 from dimesh.events.names import show
 from dimesh.lineage.graph import LineageGraph
-from dimesh.lineage.model import LineageQuery
+from dimesh.lineage.model import LineageQuery, content_id
 
 Monotonic = Callable[[], float]
 _STEPS_PER_CLOCK_CHECK: Final = 256
@@ -65,13 +65,16 @@ def find(graph: LineageGraph, node_id: str) -> int:
     return number
 
 
-def run_query(graph: LineageGraph, query: LineageQuery, monotonic: Monotonic) -> dict[str, Any]:
+def run_query(
+    graph: LineageGraph, query: LineageQuery, monotonic: Monotonic, missing: Sequence[str] = ()
+) -> dict[str, Any]:
     """Answer a query.
 
     Returns:
         ``nodes`` and ``edges`` as dicts, nearest first; ``stats`` with ``total_nodes``, ``total_edges``,
         ``node_types``, ``edge_types`` (numbers by value) and ``pillars_involved`` (sorted) of the answer;
-        ``partial``, ``reason`` (empty if complete) and ``visited`` (the number of visited nodes).
+        ``partial``, ``reasons`` (empty if complete), ``reason`` (the same as one text) and ``visited`` (the number of visited
+        nodes).
 
     Raises:
         NodeNotFoundError: there is no node ``query.node_id``.
@@ -85,7 +88,8 @@ def run_query(graph: LineageGraph, query: LineageQuery, monotonic: Monotonic) ->
         nodes, edges = _walk(graph, start, query, budget)
         shown = {n: None for n in nodes if n == start or _wanted(graph, n, query)}
         edges = {e: None for e in edges if graph.source[e] in shown and graph.target[e] in shown}
-    return _answer(graph, shown, edges, query.include_metadata, budget, len(nodes))
+    grouped = query.level == "entities"
+    return _answer(graph, shown, edges, query.include_metadata, budget, len(nodes), missing, grouped)
 
 
 def _walk(
@@ -194,23 +198,54 @@ def _answer(
     include_metadata: bool,
     budget: Budget,
     visited: int,
+    missing: Sequence[str] = (),
+    grouped: bool = False,
 ) -> dict[str, Any]:
     node_views = [graph.node(number).view() for number in nodes]
     edge_views = [graph.edge_view(edge) for edge in edges]
+    shown = [edge.to_dict(include_metadata) for edge in edge_views]
+    if grouped:
+        shown = _grouped(shown)
+    reasons = [*([budget.reason] if budget.over() else []), *missing]
     return {
         "nodes": [node.to_dict(include_metadata) for node in node_views],
-        "edges": [edge.to_dict(include_metadata) for edge in edge_views],
+        "edges": shown,
         "stats": {
             "total_nodes": len(node_views),
-            "total_edges": len(edge_views),
+            "total_edges": len(shown),
             "node_types": dict(Counter(node.node_type.value for node in node_views)),
-            "edge_types": dict(Counter(edge.edge_type.value for edge in edge_views)),
+            "edge_types": dict(Counter(edge["edge_type"] for edge in shown)),
             "pillars_involved": sorted({node.pillar for node in node_views if node.pillar}),
         },
-        "partial": budget.over(),
-        "reason": budget.reason,
+        "partial": bool(reasons),
+        "reasons": reasons,
+        "reason": "; ".join(reasons),
         "visited": visited,
+        "observations": len(edge_views),
     }
+
+
+def _grouped(edges: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one edge for all observations between two nodes that have the same type: the newest, with the ``count`` of all and
+    the times of the first (``created_at``) and the last one (``updated_at``).
+    """
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for edge in edges:
+        groups.setdefault((edge["source_id"], edge["target_id"], edge["edge_type"]), []).append(edge)
+    found = []
+    for ends, observed in groups.items():
+        observed.sort(key=lambda edge: (edge["created_at"], edge["edge_id"]))
+        newest = observed[-1]
+        found.append(
+            {
+                **newest,
+                "edge_id": content_id(*ends),
+                "count": len(observed),
+                "created_at": observed[0]["created_at"],
+                "updated_at": newest["created_at"],
+            }
+        )
+    return found
 
 
 def whole_graph(graph: LineageGraph) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
+from uuid import uuid4
 
 from dimesh.capabilities import Capability
 from dimesh.clock import Clock
@@ -74,6 +75,11 @@ class Recorder:
         self.recorded = self.dropped = self.failed = self.evicted = 0
         self._report_at = 1
         """The number of dropped observations from which on the log is to report them again."""
+        self._prefix = f"{uuid4().hex[:16]}-"
+        """The beginning of the ids of the observations of this recorder."""
+        self._number = 0
+        self._evicted_until = -math.inf
+        """The latest time of what was evicted from memory."""
         self._clock = clock
         self._capacity = capacity
         self._patience = patience
@@ -251,8 +257,11 @@ class Recorder:
         fresh: list[LineageRecord] = []
         for _ in range(len(queue) if limit is None else min(limit, len(queue))):
             expand, at, args = queue.popleft()
+            self._number += 1
             try:
-                fresh.extend(record for record in expand(at, *args) if apply(record))
+                fresh.extend(
+                    record for record in expand(at, f"{self._prefix}{self._number:x}", *args) if apply(record)
+                )
                 self.recorded += 1
             except Exception:
                 self.failed += 1
@@ -303,6 +312,21 @@ class Recorder:
             if not gone:
                 return
             self.evicted += gone
+            self._evicted_until = max(self._evicted_until, before)
+
+    def missing(self, since: float = -math.inf) -> list[str]:
+        """Return why answers about the time from ``since`` on may lack something that happened; empty: they do not."""
+        reasons = []
+        if self.evicted and self._evicted_until > since:
+            reasons.append(f"{self.evicted:,} older facts were evicted from memory: raise max_facts")
+        if self.dropped:
+            reasons.append(f"{self.dropped:,} observations were dropped for lack of space")
+        if self.failed:
+            reasons.append(f"{self.failed:,} observations could not be recorded")
+        damaged = self._log.sink.stats().get("damaged_bytes", 0) if self._log is not None else 0
+        if damaged:
+            reasons.append(f"{damaged:,} bytes of the log are damaged")
+        return reasons
 
     async def prune(self, before: float) -> int:
         """Remove everything that is older than ``before`` (epoch seconds), from memory and from every sink.

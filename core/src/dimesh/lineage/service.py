@@ -42,8 +42,8 @@ class LineageService:
 
     The ``add_…`` and ``track_…`` coroutines return as soon as the observation is queued: True, or False if the queue was full
     for ``patience`` seconds and the observation was dropped (``stats()["dropped"]`` is their number). Decisions are never
-    dropped: they wait for space. A query sees everything that was recorded before it. Ids are derived from the content, so
-    the same observation twice counts once.
+    dropped: they wait for space. A query sees everything that was recorded before it. Each call is an observation of its own;
+    what has an id (an event, a tool call with ``call_id``, a decision) counts once, however often it is recorded.
 
     Args:
         path: the folder of the log; None: the graph is kept in memory only.
@@ -186,8 +186,8 @@ class LineageService:
         trace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Add an edge, in the direction in which data or control flows. Nodes that were not declared are added. An edge with
-        other metadata is another edge.
+        """Add an edge, in the direction in which data or control flows. Nodes that were not declared are added. The same edge
+        again is another observation of it.
 
         Raises:
             InvalidLineageError: an id or type is not valid.
@@ -238,7 +238,7 @@ class LineageService:
             inputs: the arguments of the call.
             outputs: the result of the call.
             pillar: the pillar of the agent.
-            call_id: the id of the call within its trace; without it, calls with equal inputs and outputs count as one.
+            call_id: the id of the call within its trace: the same id again is the same call.
         """
         return await self._record(
             facts.tool_facts,
@@ -325,14 +325,17 @@ class LineageService:
 
         Returns:
             ``nodes`` and ``edges`` as dicts, nearest first; ``stats`` of the answer (``total_nodes``, ``total_edges``,
-            ``node_types``, ``edge_types``, ``pillars_involved``); ``partial`` and ``reason`` if a limit of the query ended it
-            early; ``visited``, the number of nodes that were visited.
+            ``node_types``, ``edge_types``, ``pillars_involved``); ``partial`` with all ``reasons`` (and as one text,
+            ``reason``) if a limit of the query ended it early, or if something that happened is not known: it was evicted
+            from memory, dropped, or is damaged in the log; ``visited``, the number of nodes that were visited;
+            ``observations``, the number of observations that the edges stand for.
 
         Raises:
             NodeNotFoundError: there is no node ``query.node_id``.
         """
         await self._ready()
-        return run_query(self._recorder.graph, query, self._clock.monotonic)
+        missing = self._recorder.missing(query.seconds()[0])
+        return run_query(self._recorder.graph, query, self._clock.monotonic, missing)
 
     async def find_impact(
         self,
@@ -360,8 +363,8 @@ class LineageService:
         Returns:
             ``affected_nodes`` (nearest first: a node's fields, ``depth``, ``path`` of ids from the start,
             ``reached_at``), ``affected_pillars``, ``risk_level`` (``low``, ``medium``, ``high``: see
-            :func:`dimesh.lineage.impact.risk`) and ``risk_reasons``, ``max_depth``, ``partial``, ``reason``,
-            ``visited``.
+            :func:`dimesh.lineage.impact.risk`) and ``risk_reasons``, ``max_depth``, ``partial``, ``reasons``,
+            ``reason``, ``visited``.
 
         Raises:
             NodeNotFoundError: there is no such node.
@@ -382,6 +385,7 @@ class LineageService:
             max_depth=max_depth,
             max_nodes=max_nodes,
             max_ms=max_ms,
+            missing=self._recorder.missing(start),
         )
 
     async def get_trace_timeline(self, trace_id: str) -> list[dict[str, Any]]:

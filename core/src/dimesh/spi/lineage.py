@@ -58,7 +58,10 @@ class LineageSink(Protocol):
         ...
 
     def read(self) -> AsyncIterator[Sequence[LineageRecord]]:
-        """Yield everything stored so far, oldest first, in batches. Without ``READ_BACK``, yield nothing."""
+        """Yield everything stored so far, oldest first, in batches. Without ``READ_BACK``, yield nothing.
+
+        What is damaged is skipped and counted, see :meth:`stats`.
+        """
         ...
 
     async def forget(self, before: float) -> int:
@@ -68,7 +71,10 @@ class LineageSink(Protocol):
         ...
 
     def stats(self) -> Mapping[str, Any]:
-        """Return numbers and findings for operators, such as a repaired tail: plain JSON values, possibly none."""
+        """Return numbers and findings for operators, such as a repaired tail: plain JSON values, possibly none.
+
+        ``damaged_bytes`` is the size of what ``read`` skipped because it is damaged; answers then say that they are partial.
+        """
         ...
 
     async def close(self) -> None:

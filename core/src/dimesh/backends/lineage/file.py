@@ -92,14 +92,31 @@ class FileSink:
 
     async def read(self) -> AsyncIterator[Sequence[LineageRecord]]:
         batches: Iterator[list[LineageRecord]] = self._log.read()
+        known = len(self._log.damage)
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             yield batch
+        damage = self._log.damage
+        if len(damage) > known:
+            (segment, offset), _ = next(iter(damage.items()))
+            logger.warning(
+                "lineage log %s: skipped %d damaged bytes at %d places, the first in segment %s at offset %d; answers are "
+                "partial. Restore the file from a backup, or move it away to continue without its records",
+                self._options.path,
+                sum(damage.values()),
+                len(damage),
+                segment,
+                offset,
+            )
 
     async def forget(self, before: float) -> int:
         return await asyncio.to_thread(self._log.forget, before)
 
     def stats(self) -> Mapping[str, Any]:
-        return {"torn_bytes": self._log.torn_bytes}
+        return {
+            "torn_bytes": self._log.torn_bytes,
+            "damaged_bytes": sum(self._log.damage.values()),
+            "damaged_places": len(self._log.damage),
+        }
 
     async def close(self) -> None:
         if self._timer is not None:

@@ -3,7 +3,8 @@
 A segment begins with 16 bytes: ``dimeshLG``, the format version and the CRC32 of both (big-endian). Each record is a
 12-byte head (length of the body, CRC32 of the body, CRC32 of these eight bytes) and a msgpack body. Since the head has its
 own checksum, a length that points past the end of the newest segment can only be a write that a crash cut short: that tail
-is removed and counted. Any other mismatch is damage, and an error that names the place.
+is removed and counted. Any other mismatch is damage: it is skipped up to the next record whose checksums hold, counted, and left
+where it is.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class SegmentLog:
         self.read_only = read_only
         self.torn_bytes = 0
         """The bytes of an unfinished write that the last ``open`` removed."""
+        self.damage: dict[tuple[str, int], int] = {}
+        """The sizes in bytes of what was skipped, by the name of the segment and the offset."""
         self._mutex = threading.Lock()
         self._lock = FileLock(folder / "lock")
         self._file: FileIO | None = None
@@ -64,7 +67,7 @@ class SegmentLog:
         """Take the lock and remove an unfinished write.
 
         Raises:
-            StorageError: not a folder, not writable, in use by another process, damaged or of a newer format.
+            StorageError: not a folder, not writable, in use by another process, or of a newer format.
         """
         with self._mutex, _as_storage_error(self.folder):
             if self.read_only:
@@ -130,10 +133,10 @@ class SegmentLog:
                 self._fsync(self._file)
 
     def read(self) -> Iterator[list[LineageRecord]]:
-        """Yield all records, oldest first, in batches.
+        """Yield all records, oldest first, in batches. What is damaged is skipped and noted in :attr:`damage`.
 
         Raises:
-            StorageError: the log is damaged or has a newer format; names the segment and the offset.
+            StorageError: the log cannot be read or has a newer format.
         """
         segments = self._segments()
         for segment in segments:
@@ -144,7 +147,10 @@ class SegmentLog:
             except OSError as error:
                 raise StorageError(f"cannot read {segment}: {error.strerror or error}") from error
             batch: list[LineageRecord] = []
-            for _, record in _records(segment, data, tail=segment == segments[-1]):
+            for start, end, record in _parts(segment, data, tail=segment == segments[-1]):
+                if record is None:
+                    self.damage[segment.name, start] = end - start
+                    continue
                 batch.append(record)
                 if len(batch) == _BATCH:
                     yield batch
@@ -175,7 +181,14 @@ class SegmentLog:
                     data = segment.read_bytes()
                 except FileNotFoundError:
                     continue  # retention has dropped it meanwhile
-                ends = [end for end, _ in _records(segment, data, tail=segment == segments[-1])]
+                ends = []
+                for start, end, record in _parts(segment, data, tail=segment == segments[-1]):
+                    if record is None:
+                        raise StorageError(
+                            f"the lineage log is damaged: segment {segment}, offset {start}: {end - start} bytes. Move that "
+                            "file away to back up the others"
+                        )
+                    ends.append(end)
                 if len(data) < _HEADER.size:
                     continue  # it was just created
                 with open(target / segment.name, "xb", opener=opener) as file:
@@ -201,7 +214,7 @@ class SegmentLog:
             removed = 0
             for segment in self._segments()[:-1]:
                 data = segment.read_bytes()
-                records = [record for _, record in _records(segment, data, tail=False)]
+                records = [record for *_, record in _parts(segment, data, tail=False) if record is not None]
                 kept = [record for record in records if record.timestamp >= before]
                 if len(kept) == len(records):
                     continue
@@ -259,8 +272,12 @@ class SegmentLog:
         end = 0
         # A crash right after a segment was created leaves a part of its header, or zeros.
         if data.strip(b"\0") and not (len(data) < _HEADER.size and _header().startswith(data)):
-            ends = (end for end, _ in _records(segment, data, tail=True))
-            end = max(ends, default=_HEADER.size)
+            end, last_is_damaged = _HEADER.size, False
+            for _, after, record in _parts(segment, data, tail=True):
+                end, last_is_damaged = after, record is None
+            if last_is_damaged:  # not a write that a crash cut short: it stays for whoever wants to repair it
+                self._begin(int(segment.stem) + 1)
+                return
         self.torn_bytes = len(data) - end
         file = FileIO(segment, "r+b", opener=opener)
         try:
@@ -319,61 +336,93 @@ def _frame(record: LineageRecord) -> bytes:
     return sizes + struct.pack(">I", crc32(sizes)) + body
 
 
-def _records(segment: Path, data: bytes, tail: bool) -> Iterator[tuple[int, LineageRecord]]:
-    """Yield each record with the offset after it. With ``tail``, stop at an unfinished write at the end."""
-    _check_header(segment, data, tail)
+def _parts(segment: Path, data: bytes, tail: bool) -> Iterator[tuple[int, int, LineageRecord | None]]:
+    """Yield each record with the offsets of its begin and end, and None for what is damaged. With ``tail``, stop at an unfinished
+    write at the end.
+
+    Raises:
+        StorageError: the segment has a newer format.
+    """
     offset, size = _HEADER.size, len(data)
+    if not _has_header(segment, data, tail):
+        yield 0, min(offset, size), None
     # Storage that lost power fills whole sectors with zeros: from there on, a write may be unfinished.
     zeros = -(-len(data.rstrip(b"\0")) // _SECTOR) * _SECTOR
     while offset < size:
-        body = offset + _HEAD.size
-        problem = "the record's head is cut short"
-        unfinished = body > size
-        if not unfinished:
-            length, body_crc, head_crc = _HEAD.unpack_from(data, offset)
-            end = body + length
-            if crc32(data[offset : offset + _TWO.size]) != head_crc:
-                problem = "the record's head does not match its checksum"
-                unfinished = zeros < body
-            elif end > size:
-                problem, unfinished = "the record is cut short", True
-            elif crc32(payload := data[body:end]) != body_crc:
-                problem = "the record does not match its checksum"
-                unfinished = zeros < end
-            else:
-                yield end, _record(segment, offset, payload)
-                offset = end
-                continue
-        if tail and unfinished:
-            return
-        raise StorageError(
-            f"the lineage log is damaged: segment {segment}, offset {offset}: {problem}. Restore that file "
-            "from a copy, or move it away to continue without its records"
-        )
-
-
-def _check_header(segment: Path, data: bytes, tail: bool) -> None:
-    if tail and len(data) < _HEADER.size and _header().startswith(data):
-        return
-    if len(data) >= _HEADER.size:
-        magic, version, checksum = _HEADER.unpack_from(data)
-        if magic == _MAGIC and crc32(data[: _HEADER.size - 4]) == checksum:
-            if version == FORMAT:
+        record, end, unfinished = _frame_at(data, offset, zeros)
+        if record is None:
+            if tail and unfinished:
                 return
-            raise StorageError(
-                f"segment {segment} has format {version}, this dimesh reads {FORMAT}: "
-                "update dimesh to open it"
-            )
-    raise StorageError(f"the lineage log is damaged: segment {segment}, offset 0: no segment header")
+            end = end or _next_frame(data, offset + 1)
+        yield offset, end, record
+        offset = end
 
 
-def _record(segment: Path, offset: int, body: bytes) -> LineageRecord:
+def _frame_at(data: bytes, offset: int, zeros: int) -> tuple[LineageRecord | None, int, bool]:
+    """Return a record with the offset after it; or None, where the next one begins (0: that is not known), and whether a write
+    may have been cut short here.
+
+    Args:
+        data: the segment.
+        offset: the begin of the record.
+        zeros: the offset from which on there are only zeros.
+    """
+    body, size = offset + _HEAD.size, len(data)
+    if body > size:
+        return None, 0, True
+    length, body_crc, head_crc = _HEAD.unpack_from(data, offset)
+    if crc32(data[offset : offset + _TWO.size]) != head_crc:
+        return None, 0, zeros < body
+    end = body + length
+    if end > size:
+        return None, 0, True
+    payload = data[body:end]
+    if crc32(payload) != body_crc:
+        return None, end, zeros < end
+    return _record(payload), end, False
+
+
+def _next_frame(data: bytes, start: int) -> int:
+    """Return the offset of the next record whose checksums hold; the end of the data, if there is none."""
+    size = len(data)
+    for offset in range(start, size - _HEAD.size + 1):
+        length, body_crc, head_crc = _HEAD.unpack_from(data, offset)
+        body = offset + _HEAD.size
+        if (
+            body + length <= size
+            and crc32(data[offset : offset + _TWO.size]) == head_crc
+            and crc32(data[body : body + length]) == body_crc
+        ):
+            return offset
+    return size
+
+
+def _has_header(segment: Path, data: bytes, tail: bool) -> bool:
+    """Return whether a segment has a sound header, or none yet.
+
+    Raises:
+        StorageError: the segment has a newer format.
+    """
+    if tail and len(data) < _HEADER.size and _header().startswith(data):
+        return True
+    if len(data) < _HEADER.size:
+        return False
+    magic, version, checksum = _HEADER.unpack_from(data)
+    if magic != _MAGIC or crc32(data[: _HEADER.size - 4]) != checksum:
+        return False
+    if version != FORMAT:
+        raise StorageError(
+            f"segment {segment} has format {version}, this dimesh reads {FORMAT}: update dimesh to open it"
+        )
+    return True
+
+
+def _record(body: bytes) -> LineageRecord | None:
+    """Return the record of a body; None if the body is none, although its checksum holds."""
     try:
         edge, id_, type_, at, name, pillar, source, target, trace, metadata = _decode(body)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise StorageError(
-            f"segment {segment}, offset {offset}: this is not a lineage record ({error})"
-        ) from error
+    except (msgspec.MsgspecError, ValueError):
+        return None
     kind = "edge" if edge else "node"
     return LineageRecord(kind, id_, type_, at, name, pillar, source, target, trace, metadata)  # type: ignore[arg-type]
 
