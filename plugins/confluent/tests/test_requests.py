@@ -53,7 +53,7 @@ def free_port() -> int:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"url": "http://registry.example:8081"}, "must be https"),
+        ({"url": "http://registry.example:8081", "username": "u", "password": "hunter2"}, "must be https"),
         ({"url": "https://u:hunter2@registry.example"}, "must not contain a login"),
         ({"url": "ftp://registry.example"}, "must be an address"),
         ({"url": "https://a.example,,https://b.example"}, "must be an address"),
@@ -64,7 +64,7 @@ def free_port() -> int:
         ({"password": "hunter2"}, "username"),
         ({"oauth_url": "https://login.example/token", "oauth_client_id": "c"}, "oauth_client_secret"),
         ({"oauth_url": "http://login.example/token"}, "must be https"),
-        ({"url": "http://registry.example", "allow_http": True, "token": "hunter2"}, "credentials"),
+        ({"url": "http://registry.example", "token": "hunter2"}, "credentials"),
         ({"certificate_key_file": "key.pem"}, "certificate_file"),
     ],
 )
@@ -74,8 +74,9 @@ def test_unsafe_options_are_refused(options: dict[str, Any], problem: str) -> No
     assert "hunter2" not in str(caught.value)
 
 
-def test_plain_http_needs_to_be_asked_for() -> None:
-    options = parse_options(ConfluentOptions, {"url": "http://registry.example", "allow_http": True}, WHERE)
+def test_plain_http_works_without_credentials() -> None:
+    """As in the user's document, whose registry is http://schema-registry:8081."""
+    options = parse_options(ConfluentOptions, {"url": "http://registry.example"}, WHERE)
     assert [str(address) for address in options.addresses()] == ["http://registry.example"]
 
 

@@ -21,10 +21,8 @@ class ConfluentOptions(Options, frozen=True):
 
     url: str = DEFAULT_URL
     """The address of the registry, or several addresses of one registry, separated by commas: the next one is used when one does
-    not answer. ``https``, or ``http`` on the loopback interface."""
-    allow_http: bool = False
-    """Whether ``http`` is allowed to other machines, too. Everybody on the way can read and change schemas then; credentials are
-    refused."""
+    not answer. ``https``; ``http`` also works, as registries inside a network often have it, but everybody on the way can read
+    and change schemas then, and credentials are refused except on the loopback interface."""
 
     # -- authentication --
     username: str = ""
@@ -99,7 +97,7 @@ class ConfluentOptions(Options, frozen=True):
     def addresses(self) -> list[Address]:
         """Return the addresses of the registry."""
         texts = [text.strip() for text in self.url.split(",")]
-        return [_address("url", text, anywhere=self.allow_http) for text in texts]
+        return [_address("url", text, anywhere=True) for text in texts]
 
 
 def _address(option: str, text: str, *, anywhere: bool) -> Address:
