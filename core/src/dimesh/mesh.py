@@ -134,6 +134,28 @@ class Mesh:
             )
         return self._lineage
 
+    @property
+    def recorded_lineage(self) -> LineageService:
+        """A service that reads what was recorded, also while another process records. Its user opens and closes it.
+
+        Raises:
+            ConfigurationError: the driver of the settings keeps nothing that could be read.
+        """
+        from dimesh.capabilities import Capability
+        from dimesh.lineage import LineageService
+
+        section = self.settings.lineage
+        options = driver_options(self.settings, section, "lineage")
+        if section.driver == "file":
+            options["read_only"] = True
+        sink = self.plugins.lineage_sink(section.driver, options, self.context)
+        if not {Capability.READ_BACK, Capability.DURABLE} <= set(sink.capabilities):
+            raise ConfigurationError(
+                f"the lineage driver {section.driver!r} keeps nothing that another process can read: set [lineage] driver = "
+                '"file"'
+            )
+        return LineageService(sinks=[sink], clock=self.clock)
+
     def lineage_counts(self) -> dict[str, int] | None:
         """Return :meth:`LineageService.counts`; None where the service was not used."""
         return self._lineage.counts() if self._lineage is not None else None

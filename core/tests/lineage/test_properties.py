@@ -107,6 +107,28 @@ def test_impact_agrees_with_an_exhaustive_search(drawn, start, depth):
     asyncio.run(run())
 
 
+@settings(max_examples=60, deadline=None)
+@given(drawn=edges, start=st.sampled_from(NODES), end=st.sampled_from(NODES))
+def test_paths_agree_with_an_exhaustive_search(drawn, start, end):
+    async def run():
+        lineage = await recorded(drawn)
+        found = await lineage.find_path(start, end)
+        depth = 0 if start == end else temporal_reach(drawn, start, 8).get(end)
+        assert found["found"] == (depth is not None)
+        assert not found["partial"]
+        assert len(found["edges"]) == (depth or 0)
+        if depth:
+            assert [node["node_id"] for node in found["nodes"]] == [
+                start,
+                *(edge["target_id"] for edge in found["edges"]),
+            ]
+            assert found["nodes"][-1]["node_id"] == end
+            times = [edge["created_at"] for edge in found["edges"]]
+            assert times == sorted(times)
+
+    asyncio.run(run())
+
+
 records = st.lists(
     st.one_of(
         st.builds(

@@ -15,6 +15,7 @@ from dimesh.cli.commands.dlq import dlq
 from dimesh.cli.commands.doctor import doctor
 from dimesh.cli.commands.explain import explain
 from dimesh.cli.commands.init import init
+from dimesh.cli.commands.lineage import lineage
 from dimesh.cli.commands.new import new
 from dimesh.cli.commands.publish import publish
 from dimesh.cli.commands.registry import registry
@@ -116,6 +117,7 @@ app.add_typer(cdc, name="cdc")
 app.add_typer(webhooks, name="webhooks")
 app.add_typer(registry, name="registry")
 app.add_typer(schema, name="schema")
+app.add_typer(lineage, name="lineage")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(sandbox)
 app.command()(plugins)
 app.add_typer(config, name="config")

@@ -248,6 +248,61 @@ def _grouped(edges: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def find_path(
+    graph: LineageGraph,
+    source: str,
+    target: str,
+    budget: Budget,
+    *,
+    since: float,
+    respect_time: bool,
+    missing: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Find a shortest way along the arrows; see :meth:`dimesh.lineage.LineageService.find_path`.
+
+    The walk proceeds in layers of hops. A node is visited again if it is reached earlier than before, because more edges can be
+    followed from it then.
+    """
+    start, end = find(graph, source), find(graph, target)
+    # For each label: the node, the edge that led to it, and the label before.
+    labels: list[tuple[int, int, int]] = [(start, -1, -1)]
+    arrival = {start: since}
+    frontier = [0]
+    found = 0 if start == end else -1
+    while frontier and found < 0 and not budget.over():
+        layer: list[int] = []
+        for label in frontier:
+            number, led, _ = labels[label]
+            earliest = since if led < 0 else graph.time[led]
+            for edge in graph.node(number).out:
+                if not budget.step() or not budget.room(len(arrival), 0):
+                    break
+                at, other = graph.time[edge], graph.target[edge]
+                if respect_time and at < earliest:
+                    continue
+                known = arrival.get(other)
+                if known is not None and (not respect_time or at >= known):
+                    continue
+                arrival[other] = at
+                layer.append(len(labels))
+                labels.append((other, edge, label))
+                if other == end:
+                    found = len(labels) - 1
+                    break
+            if found >= 0 or budget.over():
+                break
+        frontier = layer
+    nodes: dict[int, None] = {}
+    edges: dict[int, None] = {}
+    while found >= 0:
+        number, edge, found = labels[found]
+        nodes[number] = None
+        if edge >= 0:
+            edges[edge] = None
+    answer = _answer(graph, reversed(list(nodes)), reversed(list(edges)), True, budget, len(arrival), missing)
+    return {"found": bool(nodes), **answer}
+
+
 def whole_graph(graph: LineageGraph) -> dict[str, Any]:
     """Return the whole graph, in the form of an answer of :func:`run_query`."""
     unlimited = Budget(lambda: 0.0, 1, 1, 1.0)

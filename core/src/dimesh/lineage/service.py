@@ -26,7 +26,7 @@ from dimesh.lineage.model import (
 from dimesh.lineage.model import LineageEdgeType as _EdgeType
 from dimesh.lineage.model import LineageNodeType as _NodeType
 from dimesh.lineage.opener import Opener
-from dimesh.lineage.query import run_query, timeline, whole_graph
+from dimesh.lineage.query import Budget, find_path, run_query, timeline, whole_graph
 from dimesh.lineage.recorder import Observer, Recorder
 from dimesh.lineage.redact import freeze, freeze_arguments
 from dimesh.spi.lineage import LineageSink
@@ -385,6 +385,49 @@ class LineageService:
             max_depth=max_depth,
             max_nodes=max_nodes,
             max_ms=max_ms,
+            missing=self._recorder.missing(start),
+        )
+
+    async def find_path(
+        self,
+        source_id: str,
+        target_id: str,
+        *,
+        since: datetime | None = None,
+        respect_time: bool = True,
+        max_nodes: int = 100_000,
+        max_ms: float = 1_000.0,
+    ) -> dict[str, Any]:
+        """Find how something got from one node to another: a way with the fewest edges along the arrows, on which no edge is
+        older than the one before.
+
+        Args:
+            source_id: the node that the way begins at.
+            target_id: the node that the way ends at.
+            since: edges before this time do not count. None: the beginning.
+            respect_time: False follows every edge, whatever its time.
+            max_nodes: the maximum number of nodes to visit.
+            max_ms: the maximum number of milliseconds to spend.
+
+        Returns:
+            The fields of :meth:`query_lineage`, with the ``nodes`` and ``edges`` of the way in order, and ``found``: whether
+            there is a way. Not found and ``partial`` means that there may be one.
+
+        Raises:
+            NodeNotFoundError: one of the nodes does not exist.
+            InvalidLineageError: a number or the time is not valid.
+        """
+        if max_nodes < 1 or max_ms <= 0:
+            raise InvalidLineageError("max_nodes and max_ms must be positive")
+        start = float("-inf") if since is None else epoch(since)
+        await self._ready()
+        return find_path(
+            self._recorder.graph,
+            source_id,
+            target_id,
+            Budget(self._clock.monotonic, max_nodes, max_nodes, max_ms),
+            since=start,
+            respect_time=respect_time,
             missing=self._recorder.missing(start),
         )
 
