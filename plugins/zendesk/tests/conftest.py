@@ -10,6 +10,7 @@ import pytest
 
 from dimesh.clock import SystemClock
 from dimesh.options import parse_options
+from dimesh_contracts.waiting import deadline
 from dimesh_zendesk.options import ZendeskOptions
 from dimesh_zendesk.sandbox import API_TOKEN, EMAIL, ZendeskSandbox
 from dimesh_zendesk.source import ZendeskSource
@@ -48,3 +49,41 @@ async def new_source(sandbox: ZendeskSandbox) -> AsyncIterator[Callable[..., Zen
     yield make
     for source in made:
         await source.close()
+
+
+Until = Callable[[Any], bool]
+
+
+@pytest.fixture
+async def read() -> Callable[..., Any]:
+    """Return a function that reads a stream until an item fits, and returns all items with the last position."""
+
+    async def read(source: Any, object: str, position: bytes, last: Until) -> tuple[list[Any], bytes]:
+        found: list[Any] = []
+        stream = source.stream(object, position)
+        try:
+            async with deadline():
+                while True:
+                    batch = await anext(stream)
+                    found += batch.items
+                    position = batch.position
+                    if any(last(item) for item in batch.items):
+                        return found, position
+        finally:
+            await stream.aclose()
+
+    return read
+
+
+@pytest.fixture
+async def snapshot() -> Callable[..., Any]:
+    """Return a function that reads a snapshot and returns its rows."""
+
+    async def snapshot(source: Any, object: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        async with deadline():
+            async for batch in source.snapshot(object, None):
+                found += [item.after for item in batch.items]
+        return found
+
+    return snapshot

@@ -45,7 +45,8 @@ log = logging.getLogger("dimesh.cdc.zendesk")
 MARGIN: Final = 5
 """The number of seconds that a start time lies before what Zendesk still shows, so that it is never too recent."""
 _TOMBSTONES: Final = 200
-"""The number of deleted users that a position remembers: each is shown again when it is deleted for good."""
+"""The number of deleted rows that a position remembers: a ticket is shown again when it is scrubbed, and a user when it is deleted
+for good."""
 _STUCK: Final = 3
 """The number of polls after which a cursor that does not move is an error."""
 
@@ -66,7 +67,7 @@ class ExportPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True
     lost: str = ""
     """The time of the last webhook invocation that was reported as not delivered."""
     gone: list[int] = []
-    """The users that were returned as deleted last."""
+    """The rows that were returned as deleted last."""
 
 
 class PagePosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -271,20 +272,19 @@ class Export:
         gone: list[int],
         read: float,
     ) -> list[Change]:
-        if is_scrubbed(row):
-            deleted = epoch(row.get("updated_at"))
-            if events is not None:
-                events.take(row["id"], stamp)
-            if deleted is not None and deleted + SCRUB_SLACK < at.mark:
-                return []  # its first tombstone was read
-        elif self._resource.name == "users" and is_deleted(row):
+        taken = events.take(row["id"], stamp) if events is not None else []
+        if not is_deleted(row):
             if row["id"] in gone:
-                return []
+                gone.remove(row["id"])  # it was restored
+        elif row["id"] in gone and not taken:
+            return []  # the second tombstone
+        elif is_scrubbed(row) and (epoch(row.get("updated_at")) or stamp) + SCRUB_SLACK < at.mark:
+            return []  # the first tombstone was among the rows up to the mark
+        elif row["id"] not in gone:
             gone.append(row["id"])
         plain = streamed_change(row, self._resource, at.mark, read)
         if events is None or is_scrubbed(row):
             return [plain]
-        taken = events.take(row["id"], stamp)
         found = changes_of(row, taken, self._resource, plain.operation is Operation.INSERT, stamp)
         if found is None or (
             plain.operation is Operation.DELETE and found[-1].operation is not Operation.DELETE

@@ -97,8 +97,9 @@ class Table:
     def put(self, id: int, row: Row, stamp: int) -> None:
         """Store a row at a time."""
         self.rows[id] = row
-        self.stamps[id] = stamp
-        bisect.insort(self._order, (stamp, id))
+        if self.stamps.get(id) != stamp:
+            self.stamps[id] = stamp
+            bisect.insort(self._order, (stamp, id))
 
     def drop(self, id: int) -> None:
         """Remove a row, without a trace."""
