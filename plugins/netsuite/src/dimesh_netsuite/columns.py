@@ -96,7 +96,7 @@ class ColumnFinder:
             for name, value in row.items():
                 if name not in kinds and _NAME.fullmatch(name):
                     kinds[name] = _kind_of(table, name, value)
-        tried = (*table.keys, *([table.stamp] if table.stamp else ()), *CREATED, *sorted(table.known))
+        tried = (*table.keys, *([table.stamp] if table.stamp else ()), *table.created, *sorted(table.known))
         for name in tried:
             kinds.setdefault(name, _kind_of(table, name, ""))
         names = list(kinds)[:MAX_COLUMNS]
@@ -120,7 +120,7 @@ class ColumnFinder:
             table,
             tuple(parts) or ((),),
             table.stamp if table.stamp in there else None,
-            next((name for name in CREATED if name in there), None),
+            next((name for name in table.created if name in there), None),
             tuple(name for name in dict.fromkeys(dropped) if name not in tried),
         )
 
@@ -146,7 +146,7 @@ class ColumnFinder:
                     raise
                 # A text that looks like a date, or a date without a time zone, cannot be formatted.
                 log.info("NetSuite: %s: %s; its dates are captured in the display format", table.name, error)
-                times = {table.stamp, *CREATED}
+                times = {table.stamp, *table.created}
                 columns = [c if c.name in times and c.kind == "time" else Column(c.name) for c in columns]
                 if len(columns) > 1 and all(c.kind == "text" or c.name in times for c in columns):
                     columns = await self._formatted(table, columns, priority)
@@ -200,7 +200,7 @@ def _is_column(described: Mapping[str, Any]) -> bool:
 
 
 def _kind_of(table: Table, name: str, value: Any, described: Mapping[str, Any] | None = None) -> Kind:
-    if name == table.stamp or name in CREATED or name in table.times:
+    if name == table.stamp or name in table.created or name in CREATED:
         return "time"
     if name in table.dates:
         return "date"

@@ -22,6 +22,8 @@ _LIFE: Final = 300
 """The number of seconds for which an assertion is valid; NetSuite accepts less than 60 minutes."""
 _EARLY: Final = 60.0
 """The number of seconds before its end at which a token is renewed."""
+_SKEW: Final = 60.0
+"""The number of seconds by which our clock is wrong."""
 _CURVES: Final[Mapping[int, Algorithm]] = {256: "ES256", 384: "ES384", 521: "ES512"}
 
 
@@ -58,7 +60,13 @@ class Credentials:
         """
         async with self._lock:
             if self._token is None or self._token.until - _EARLY <= self._http.system_time():
-                self._token = await self._request(origin)
+                try:
+                    self._token = await self._request(origin)
+                except CredentialsError:
+                    # The first answer tells NetSuite's time: an assertion by our clock, if that is wrong, was no good.
+                    if abs(self._http.system_time() - self._clock.time()) < _SKEW or self.renewals > 1:
+                        raise
+                    self._token = await self._request(origin)
             return self._token
 
     def discard(self, refused: Token) -> None:
@@ -95,8 +103,9 @@ class Credentials:
             "iat": now,
             "exp": now + _LIFE,
         }
+        text = options.key()
         try:
-            key = _load(options.key())
+            key = _load(text)
             algorithm = options.algorithm or _algorithm_of(key)
             return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": options.certificate_id})
         except (jwt.PyJWTError, ValueError, TypeError) as error:

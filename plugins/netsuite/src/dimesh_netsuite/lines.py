@@ -6,7 +6,7 @@ lines, the row of a transaction shows both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,9 +14,10 @@ from dimesh.sourcekit.budget import Priority
 from dimesh_netsuite.options import NetSuiteOptions
 from dimesh_netsuite.reader import Reader
 from dimesh_netsuite.records import TABLES, Table
-from dimesh_netsuite.rows import Read, digest_of
+from dimesh_netsuite.rows import Key, Read, digest_of
 
 LINE: Final = TABLES["transactionline"]
+HEADER: Final = TABLES["transaction"]
 FIELD: Final = "lines"
 
 
@@ -31,6 +32,22 @@ class Lines:
         """Return whether the rows of a table have lines."""
         return self.options.lines and table.name == "transaction"
 
+    async def touched(self, stamp: str) -> AsyncIterator[list[Read]]:
+        """Yield the transactions of lines that changed since a time, a page at a time: the time of the header need not have
+        moved.
+        """
+        if (await self.reader.columns.of(LINE)).stamp is None:
+            return
+        cursor: tuple[str, Key] | None = None
+        while True:
+            page = await self.reader.stamps(LINE, stamp, cursor, Priority.STREAM)
+            keys: list[Key] = [(id,) for id in dict.fromkeys(key[0] for key, _ in page)]
+            found = await self.reader.by_keys(HEADER, keys, Priority.STREAM)
+            yield list(found.values())
+            if len(page) < self.reader.page_size:
+                return
+            cursor = (page[-1][1], page[-1][0])
+
     async def added(self, table: Table, rows: Sequence[Read], priority: Priority) -> list[Read]:
         """Return rows with their lines, in the order of the lines' ids. A transaction that changed after its row was read may
         have newer lines; the next poll finds it again.
@@ -41,5 +58,9 @@ class Lines:
         whole = []
         for read in rows:
             row = {**read.row, FIELD: [line.row for line in found[read.key[0]]]}
-            whole.append(read._replace(row=row, digest=digest_of(row)))
+            whole.append(
+                read._replace(
+                    row=row, digest=digest_of([read.digest, *(line.digest for line in found[read.key[0]])])
+                )
+            )
         return whole

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from dimesh.errors import SourceObjectError
 from dimesh.sourcekit.budget import Priority
-from dimesh_netsuite.client import Client, Row, UnknownColumnError
+from dimesh_netsuite.client import Client, RefusedQueryError, Row, UnknownColumnError, UnknownTableError
 from dimesh_netsuite.options import NetSuiteOptions
 from dimesh_netsuite.records import Table
-from dimesh_netsuite.suiteql import number, select, since, utc
+from dimesh_netsuite.suiteql import number, select, since, text, utc
 
 log = logging.getLogger("dimesh.cdc")
 
@@ -37,7 +37,8 @@ class Notes:
 
     def wanted(self, table: Table) -> bool:
         """Return whether there are notes about rows of a table, as far as is known."""
-        return self._options.notes and table.notes is not None and not {_LOG, _NEWER} <= self._missing
+        log_table = _NEWER if table.notes is None else _LOG
+        return self._options.notes and len(table.keys) == 1 and log_table not in self._missing
 
     async def check(self) -> str:
         """Return why notes cannot be read; empty: they can."""
@@ -62,37 +63,46 @@ class Notes:
             return found
         for begin in range(0, len(ids), _AT_ONCE):
             group = ", ".join(number(id) for id in ids[begin : begin + _AT_ONCE])
-            for row in await self._read(
-                _LOG,
-                ["recordid", "field", "oldvalue", "newvalue", "name", "context", "type"],
-                "date",
-                [f"t.recordtypeid = {table.notes}", f"t.recordid IN ({group})"],
-                stamp,
+            for id, note in await (
+                self._old(table, group, stamp) if table.notes else self._new(table, group, stamp)
             ):
-                note = {
+                found.setdefault(id, []).append(note)
+        return {id: notes[-_MOST:] for id, notes in found.items()}
+
+    async def _old(self, table: Table, group: str, stamp: str) -> list[tuple[str, dict[str, Any]]]:
+        columns = ["recordid", "field", "oldvalue", "newvalue", "name", "context", "type"]
+        where = [f"t.recordtypeid = {table.notes}", f"t.recordid IN ({group})"]
+        return [
+            (
+                str(row.get("recordid")),
+                {
                     "at": row.get("at"),
                     "field": row.get("field"),
                     "old": row.get("oldvalue"),
                     "new": row.get("newvalue"),
                     "by": row.get("name"),
                     "context": row.get("context"),
-                }
-                found.setdefault(str(row.get("recordid")), []).append(note)
-            for row in await self._read(
-                _NEWER,
-                ["objectid", "elementfullname", "actor", "objectactiontype"],
-                "datefrom",
-                [f"t.objectid IN ({group})"],
-                stamp,
-            ):
-                note = {
+                },
+            )
+            for row in await self._read(_LOG, columns, "date", where, stamp)
+        ]
+
+    async def _new(self, table: Table, group: str, stamp: str) -> list[tuple[str, dict[str, Any]]]:
+        # Ids are unique within a record type only, and the name of the element is all that names the type.
+        where = [f"t.objectid IN ({group})", f"LOWER(t.elementfullname) LIKE {text(table.name + '.%')}"]
+        columns = ["objectid", "elementfullname", "actor", "objectactiontype"]
+        return [
+            (
+                str(row.get("objectid")),
+                {
                     "at": row.get("at"),
                     "field": row.get("elementfullname"),
                     "by": row.get("actor"),
                     "action": row.get("objectactiontype"),
-                }
-                found.setdefault(str(row.get("objectid")), []).append(note)
-        return {id: notes[-_MOST:] for id, notes in found.items()}
+                },
+            )
+            for row in await self._read(_NEWER, columns, "datefrom", where, stamp)
+        ]
 
     async def _read(
         self, log_table: str, columns: list[str], dated: str, where: Sequence[str], stamp: str
@@ -105,7 +115,8 @@ class Notes:
             return (await self._client.query(query, Priority.STREAM, log_table)).rows
         except (SourceObjectError, UnknownColumnError) as error:
             # Notes are an addition: changes are published without them.
-            self._missing.add(log_table)
+            if isinstance(error, RefusedQueryError | UnknownTableError | UnknownColumnError):
+                self._missing.add(log_table)
             log.info("NetSuite: changes carry no notes of %s: %s", log_table, error)
             return []
 

@@ -127,6 +127,11 @@ class Polling:
             if not page.more or page.last is None:
                 break
             cursor = (page.stamp, page.last)
+        if self._lines.wanted(table):
+            async for reads in self._lines.touched(lower):
+                for read in await self._lines.added(table, reads, Priority.STREAM):
+                    if known.get(read.key) is None:
+                        known.add(read, stamp_text(now))
         if table.parent is not None:
             async for parent_stamp, reads, _ in self._children.changed(table, lower):
                 for read in reads:
@@ -158,6 +163,8 @@ class Polling:
         columns = await self._reader.columns.of(table)
         last_full = float("-inf")
         checked = float("-inf")
+        returned = dict(at.deletes)
+        gone = 0
         while True:
             wake_up.clear()
             ours, monotonic = self._clock.time(), self._clock.monotonic()
@@ -168,18 +175,20 @@ class Polling:
                     self._check_age(at, moment.now)
                 at = _changed(at, offset=moment.offset, wide=wide_until(at.offset, moment, at.wide))
             now = max(int(self._client.time()), int(at.mark))
-            if monotonic - checked >= min(3_600.0, options.refresh or 3_600.0):
-                checked = monotonic
-                size = await self._watch.size()
-                gap = await self._watch.problem(size, Size(at.count, at.newest))
-                at = _changed(at, count=size.rows, newest=size.newest)
-                if gap is not None:
-                    yield ChangeBatch([gap], self._encode(at, known))
             begin = at.full - options.overlap - (WIDER if at.wide > now else 0.0) if full else at.mark - BACK
             if self._deletes.tracked(table):
-                removed, at = await self._deleted(at, known, stamp_text(begin))
+                removed = await self._deleted(known, returned, stamp_text(begin))
                 if removed:
+                    at = _changed(at, deletes=list(returned.items())[-_KEPT_DELETES:])
+                    gone += len(removed)
                     yield ChangeBatch(removed, self._encode(at, known))
+            if monotonic - checked >= min(3_600.0, options.refresh or 3_600.0) and table.parent is None:
+                checked = monotonic
+                size = await self._watch.size()
+                gap = await self._watch.problem(size, Size(at.count, at.newest), gone)
+                at, gone = _changed(at, count=size.rows, newest=size.newest), 0
+                if gap is not None:
+                    yield ChangeBatch([gap], self._encode(at, known))
             if columns.stamp is not None:
                 cursor = (at.cursor[0], tuple(at.cursor[1])) if at.cursor is not None else None
                 while True:
@@ -194,15 +203,22 @@ class Polling:
                         yield ChangeBatch(changes, self._encode(at, known))
                     if not more:
                         break
+            if self._lines.wanted(table):
+                async for reads in self._lines.touched(stamp_text(begin)):
+                    changes = await self._new(reads, known, stamp_text(begin), stamp_text(now))
+                    if changes:
+                        yield ChangeBatch(changes, self._encode(at, known))
             if table.parent is not None:
-                async for parent_stamp, reads, gone in self._children.changed(table, stamp_text(begin)):
+                async for parent_stamp, reads, lost in self._children.changed(table, stamp_text(begin)):
                     changes = await self._new(reads, known, stamp_text(begin), parent_stamp)
-                    changes += self._removed(gone, parent_stamp, known)
+                    changes += self._removed(lost, parent_stamp, known)
                     if changes:
                         yield ChangeBatch(changes, self._encode(at, known))
             if full:
                 last_full = monotonic
-                known.prune(stamp_text(now - options.overlap - WIDER - 60.0))
+                oldest = stamp_text(now - options.overlap - WIDER - 60.0)
+                known.prune(oldest)
+                returned = {id: stamp for id, stamp in returned.items() if stamp >= oldest}
             at = _changed(at, mark=float(now), full=float(now) if full else at.full, cursor=None)
             yield ChangeBatch((), self._encode(at, known))
             if full:
@@ -252,27 +268,31 @@ class Polling:
 
     # -- deletes -----------------------------------------------------------------------------------
 
-    async def _deleted(self, at: PollPosition, known: Known, begin: str) -> tuple[list[Change], PollPosition]:
-        """Return the deletes that were not returned yet, of rows that are really gone."""
+    async def _deleted(self, known: Known, returned: dict[str, str], begin: str) -> list[Change]:
+        """Return the deletes that were not returned yet, of rows that are really gone. A record of a row that is still visible is
+        checked again at the next poll: a query may lag behind.
+
+        Args:
+            known: the rows that were returned.
+            returned: the times of the deletes that were returned, by id; the new ones are added.
+            begin: the time from which deletes are read.
+        """
         table = self._table
         if table.parent is not None:
-            return [], at
-        returned = set(at.deletes)
-        found = [d for d in await self._deletes.since(table, begin) if (d.id, d.stamp) not in returned]
+            return []
+        found = [d for d in await self._deletes.since(table, begin) if returned.get(d.id) != d.stamp]
         if not found:
-            return [], at
+            return []
         keys: list[Key] = [(deleted.id,) for deleted in found]
         present = await self._reader.keys_of(table, keys, Priority.STREAM)
         now = datetime.fromtimestamp(self._client.time(), UTC)
         changes: list[Change] = []
-        done: list[tuple[str, str]] = []
         for key, deleted in zip(keys, found, strict=True):
-            done.append((deleted.id, deleted.stamp))
             if key not in present:
+                returned[deleted.id] = deleted.stamp
                 known.forget(key)
                 changes.append(self._delete(key, deleted, now))
-        kept = [(id, stamp) for id, stamp in [*at.deletes, *done] if stamp >= begin or (id, stamp) in done]
-        return changes, _changed(at, deletes=kept[-_KEPT_DELETES:])
+        return changes
 
     def _delete(self, key: Key, deleted: Deleted, now: datetime) -> Change:
         return delete_change(

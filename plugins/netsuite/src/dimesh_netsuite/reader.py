@@ -251,4 +251,6 @@ def _read(columns: Columns, names: Sequence[str], row: Row) -> Read:
     stamp, created = row.get(STAMP_ALIAS), row.get(CREATED_ALIAS)
     get = row.get
     whole = {name: get(name) for name in names}
-    return Read(key_of(columns.table, row), stamp, created, whole, digest_of(whole))
+    # A column that is new, and empty, does not make another row.
+    filled = {name: value for name, value in whole.items() if value is not None}
+    return Read(key_of(columns.table, row), stamp, created, whole, digest_of(filled))

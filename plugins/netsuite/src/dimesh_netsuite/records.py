@@ -27,14 +27,14 @@ class Table:
     """The columns of the primary key, all of them numbers."""
     stamp: str | None = "lastmodifieddate"
     """The column with the time of the last change; None: rows have none, and changes are found by listing all rows again."""
+    created: tuple[str, ...] = CREATED
+    """The columns that may hold the time of creation, in the order of preference."""
     deleted: frozenset[str] = frozenset()
     """The names of the table's types in ``deletedrecord``, in lower case without spaces; empty: its deletes leave no record."""
     notes: int | None = None
     """The record type in ``systemnote``; None: unknown."""
     parent: str | None = None
     """The column that names the row of ``transaction`` that a row belongs to."""
-    times: frozenset[str] = frozenset()
-    """The names of columns that hold a time, beside those of :data:`CREATED` and :attr:`stamp`."""
     dates: frozenset[str] = frozenset()
     """The names of columns that hold a date."""
     known: frozenset[str] = frozenset()
@@ -86,6 +86,7 @@ TABLES: Final = {
     for table in (
         Table(
             "transaction",
+            created=("createddate",),
             deleted=TRANSACTIONS,
             notes=-30,
             dates=_TRANSACTION_DATES,
@@ -99,7 +100,7 @@ TABLES: Final = {
             keys=("transaction", "id"),
             stamp="linelastmodifieddate",
             parent="transaction",
-            times=_names("linecreateddate"),
+            created=("linecreateddate",),
             known=_names(
                 "uniquekey linesequencenumber item memo quantity rate netamount foreignamount subsidiary department class "
                 "location "
@@ -110,6 +111,7 @@ TABLES: Final = {
         Table(
             "transactionaccountingline",
             keys=("transaction", "transactionline", "accountingbook"),
+            created=(),
             parent="transaction",
             known=_names("account amount debit credit netamount posting exchangerate"),
         ),

@@ -37,7 +37,7 @@ def key_of(table: Table, row: Mapping[str, Any]) -> Key:
     return tuple(str(row.get(name, "")) for name in table.keys)
 
 
-def digest_of(row: Mapping[str, Any]) -> str:
+def digest_of(row: Mapping[str, Any] | Sequence[str]) -> str:
     """Return a digest of a row's content."""
     return hashlib.blake2b(_encode(row), digest_size=8).hexdigest()
 

@@ -11,9 +11,8 @@ import logging
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from dimesh.errors import SourceObjectError
 from dimesh.sourcekit.budget import Priority
-from dimesh_netsuite.client import Client, UnknownColumnError
+from dimesh_netsuite.client import Client, Page, RefusedQueryError, UnknownColumnError, UnknownTableError
 from dimesh_netsuite.suiteql import UTC_FORMAT, parse_stamp
 
 log = logging.getLogger("dimesh.cdc")
@@ -49,17 +48,24 @@ class AccountClock:
         if not self._refused:
             try:
                 page = await self._client.query(_PROBE, priority, "the clock of the account")
-                row = page.rows[0]
-                now = parse_stamp(str(row["utc"]))
-                here = datetime.fromisoformat(str(row["here"])).replace(tzinfo=UTC)
-                return Moment(now.timestamp(), round((here - now).total_seconds() / 900) * 15)
-            except (SourceObjectError, UnknownColumnError, LookupError, ValueError) as error:
+                return _moment(page)
+            except (RefusedQueryError, UnknownTableError, UnknownColumnError) as error:
                 self._refused = True
                 log.warning(
                     "NetSuite does not answer the query for its time zone: the overlap is always two hours longer (%s)",
                     error,
                 )
         return Moment(self._client.time(), None)
+
+
+def _moment(page: Page) -> Moment:
+    try:
+        (row,) = page.rows
+        now = parse_stamp(str(row["utc"]))
+        here = datetime.fromisoformat(str(row["here"])).replace(tzinfo=UTC)
+    except (LookupError, ValueError) as error:
+        raise RefusedQueryError("NetSuite answered without the time that it was asked for") from error
+    return Moment(now.timestamp(), round((here - now).total_seconds() / 900) * 15)
 
 
 def wide_until(before: int | None, moment: Moment, wide: float) -> float:

@@ -42,8 +42,13 @@ class Watch:
         """Return the size of the table now."""
         return Size(*await self._reader.size(self._table, Priority.STREAM))
 
-    async def problem(self, now: Size, before: Size) -> Gap | None:
+    async def problem(self, now: Size, before: Size, deleted: int) -> Gap | None:
         """Return the gap that a table which shrank stands for; None: it did not shrink.
+
+        Args:
+            now: the size of the table now.
+            before: its size when it was counted last.
+            deleted: the number of deletes that were returned since then.
 
         Raises:
             SourcePositionLostError: the largest id fell, and there is no record of a delete: the account was refreshed.
@@ -62,7 +67,7 @@ class Watch:
                 )
         if before.rows is None or now.rows is None:
             return None
-        lost = before.rows - now.rows
+        lost = before.rows - now.rows - deleted
         if lost < _LEAST or lost <= before.rows * SHARE:
             return None
         return Gap(
