@@ -27,7 +27,7 @@ from dimesh.errors import (
     SubjectNotFoundError,
     VersionConflictError,
 )
-from dimesh.spi.registry import DecidingStore, Reference, RegistryStore, SchemaContent, StoredSchema
+from dimesh.spi.registry import DecidingStore, IdIndex, Reference, RegistryStore, SchemaContent, StoredSchema
 from dimesh_contracts.contract import Contract, Guarantee, proves
 
 NewStore = Callable[[], RegistryStore]
@@ -244,6 +244,29 @@ class RegistryStoreContract(Contract):
             if Capability.DECIDES_COMPATIBILITY in store.capabilities:
                 return  # its next number is its own affair
         assert (await store.snapshot("s")).highest == 3
+
+    @proves(G.IDS)
+    async def test_ids_are_found_by_their_content(self, store: RegistryStore) -> None:
+        """Of each context that has it. Only for a store with an index of ids (IdIndex). Usually wrong: the id of a context that
+        has another content; the highest id counts versions, or those of all contexts.
+        """
+        if not isinstance(store, IdIndex):
+            pytest.skip("the store has no index of ids")
+        assert await store.last_id() == 0
+        await add(store, ":.dev:a", content("{}", "other"))
+        dev = await add(store, ":.dev:a", content('{"x": 1}', "x"))
+        one = await add(store, "b", content('{"x": 1}', "x"))
+        await add(store, "c", content('{ "x":1 }', "x"))
+        assert dev.guid == one.guid
+        assert list(await store.ids_of(one.guid)) == [(".", one.schema_id), (".dev", dev.schema_id)]
+        assert list(await store.ids_of("00000000-0000-0000-0000-000000000000")) == []
+        assert (await store.last_id(), await store.last_id(".dev")) == (one.schema_id, dev.schema_id)
+        assert await store.last_id(".nowhere") == 0
+        if Capability.SOFT_DELETE in store.capabilities:
+            await store.delete(":.dev:a")
+            assert len(await store.ids_of(one.guid)) == 2
+            await store.delete(":.dev:a", permanent=True)
+            assert list(await store.ids_of(one.guid)) == [(".", one.schema_id)]
 
     @proves(G.IDS)
     async def test_an_id_stands_for_one_content(self, store: RegistryStore) -> None:

@@ -142,6 +142,11 @@ class SaysYes(Memory):
         return PROVED
 
 
+class CountsIdsOfAllContexts(Memory):
+    async def last_id(self, context: str = DEFAULT_CONTEXT) -> int:
+        return max([await Memory.last_id(self, one) for one in await self.contexts()])
+
+
 class SharesSettings(Memory):
     async def get_settings(self, scope: str | None) -> Mapping[str, Any]:
         return {**await super().get_settings(None), **await super().get_settings(scope)}
@@ -159,6 +164,12 @@ MUTANTS = [
     Mutant("last-wins", G.ONE_WINNER, "lets the last of two writers win", LastWriterWins),
     Mutant("ignores-settings", G.ONE_WINNER, "adds a version though its settings changed", IgnoresSettings),
     Mutant("compares-texts", G.IDS, "takes two spellings of a schema for two schemas", ComparesTexts),
+    Mutant(
+        "highest-of-all",
+        G.IDS,
+        "takes the highest id of all contexts for that of one",
+        CountsIdsOfAllContexts,
+    ),
     Mutant("overwrites-id", G.IMPORT, "gives an id to a second schema", OverwritesAnId),
     Mutant("one-context", G.CONTEXTS, "counts the ids of all contexts together", OneContext),
     Mutant("dangling", G.REFERENCES, "stores references that lead nowhere", DanglingReferences),

@@ -55,6 +55,28 @@ def test_the_registry_of_the_settings_is_served_until_sigterm(tmp_path: Path) ->
     assert not any(secret in log for secret in ("hunter2", "s3cret"))
 
 
+def test_credentials_come_from_the_environment(
+    dimesh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the command that serves needs them, and it does not start without: everybody could log in."""
+    (tmp_path / "dimesh.toml").write_text(
+        "[registry.serve]\nusers = { billing = '${BILLING_PASSWORD}' }\ntokens = ['${TOKEN}']\n"
+    )
+    dimesh("schema", "list")
+    missing = dimesh("registry", "serve", code=3, TOKEN="s3cret")
+    assert "registry.serve.users.billing needs the environment variable BILLING_PASSWORD" in missing.err
+    empty = dimesh("registry", "serve", code=3, TOKEN="s3cret", BILLING_PASSWORD="")
+    assert "registry.serve.users.billing is empty" in empty.err
+    shown = dimesh("config", "show", TOKEN="s3cret")
+    assert "s3cret" not in shown.out + missing.err + empty.err
+    monkeypatch.setenv("BILLING_PASSWORD", "hunter2")
+    monkeypatch.setenv("TOKEN", "s3cret")
+    port = free_port()
+    with running(tmp_path, "registry", "serve", "--listen", f"127.0.0.1:{port}"):
+        eventually(lambda: call(port, "/subjects")[0] == 401)
+        assert call(port, "/subjects", login="billing:hunter2") == (200, [])
+
+
 @pytest.mark.slow
 def test_run_serves_the_registry_beside_health_if_it_is_asked_to(tmp_path: Path) -> None:
     port = free_port()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dimesh import LocalSchemaRegistry
 from dimesh.errors import IncompatibleSchemaError, InvalidSchemaError
 from dimesh.ops.evolution import evolve
 from dimesh.spi.registry import Reference
-from dimesh.spi.schema import Change
+from dimesh.spi.schema import Change, FormattedSchema, Outcome
 
 LINE = {"type": "record", "name": "Line", "namespace": "shop", "fields": [{"name": "n", "type": "int"}]}
 ORDER: dict[str, Any] = {
@@ -106,3 +107,42 @@ async def test_the_helpers_change_a_record_as_far_as_avro_allows() -> None:
         await registry.register("word", '"string"', format="AVRO")
         with pytest.raises(InvalidSchemaError, match="only a record"):
             await evolve(registry, "word", [Change("add", "x", "string")])
+
+
+async def test_a_resolved_schema_has_each_named_type_where_it_is_used_first() -> None:
+    """As Confluent's API has it with ``format=resolved``: no references are needed, and nothing else changes."""
+    money = {"type": "record", "name": "Money", "namespace": "bank", "fields": [
+        {"name": "unit", "type": {"type": "enum", "name": "Unit", "symbols": ["EUR", "USD"]}},
+        {"name": "also", "type": ["null", "Unit"]},
+    ]}  # fmt: skip
+    line = {"type": "record", "name": "shop.Line", "fields": [
+        {"name": "price", "type": "bank.Money"}, {"name": "next", "type": ["null", "Line"]},
+    ]}  # fmt: skip
+    order = {"type": "record", "name": "Order", "namespace": "shop", "fields": [
+        {"name": "first", "type": "Line"},
+        {"name": "lines", "type": {"type": "array", "items": "Line"}},
+        {"name": "units", "type": {"type": "map", "values": "bank.Unit"}},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+    ]}  # fmt: skip
+    async with LocalSchemaRegistry(defaults=False) as registry:
+        await registry.register("money", money, format="AVRO")
+        to_money = [Reference("bank.Money", "money", 1)]
+        await registry.register("line", line, format="AVRO", references=to_money)
+        await registry.register("order", order, format="AVRO", references=[Reference("shop.Line", "line", 1)])
+        together = (await registry.registered("order", 1)).schema
+        assert isinstance(together, FormattedSchema)
+        text = together.formatted("resolved")
+        assert text is not None
+        assert together.formatted("serialized") is None
+        language = registry.parser.language("AVRO")
+        alone = language.parse(text)
+        for one, other in ((alone, together), (together, alone)):
+            assert language.compare(one, other, "strict").outcome is Outcome.PROVED
+        price = {"unit": "EUR", "also": "USD"}
+        value = {
+            "first": {"price": price, "next": None},
+            "lines": [{"price": price, "next": {"price": price, "next": None}}],
+            "units": {"a": "USD"},
+            "at": datetime(2026, 1, 1, tzinfo=UTC),
+        }
+        assert together.decode(alone.encode(value)) == value

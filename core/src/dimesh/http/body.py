@@ -17,6 +17,17 @@ LINGER: Final = 1.0
 see a reset connection instead of the response."""
 
 
+Refusal: TypeAlias = tuple[bytes, bytes]
+"""The content type and the body of a response."""
+WordedAs: TypeAlias = Callable[[str], Callable[[int, str], Refusal]]
+"""Returns the function that words a refusal (status and text) as the application at a path does."""
+
+
+def plain_refusal(status: int, text: str) -> Refusal:
+    """Return a refusal as plain text."""
+    return b"text/plain; charset=utf-8", text.encode()
+
+
 class BodyLimits:
     """Middleware that answers 413 to a body that is too large, and 408 to one that does not arrive in time.
 
@@ -26,16 +37,20 @@ class BodyLimits:
         app: the application.
         size: the most bytes of a body.
         timeout: the seconds for a body, from the end of the header.
+        worded: words the refusals at a path; by default they are plain text.
     """
 
-    def __init__(self, app: ASGIApp, size: int, timeout: float) -> None:
+    def __init__(
+        self, app: ASGIApp, size: int, timeout: float, worded: WordedAs = lambda path: plain_refusal
+    ) -> None:
         self._app = app
         self._size = size
         self._timeout = timeout
+        self._worded = worded
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Handle one request. See the ASGI specification."""
-        request = _Request(receive, send, self._size, self._timeout)
+        request = _Request(receive, send, self._size, self._timeout, lambda: self._worded(scope["path"]))
         if _declared_size(scope) > self._size:
             await request.refuse(413, f"a body may have {self._size:,} bytes", linger=True)
         else:
@@ -43,7 +58,15 @@ class BodyLimits:
 
 
 class _Request:
-    def __init__(self, receive: Receive, send: Send, size: int, timeout: float) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        size: int,
+        timeout: float,
+        worded: Callable[[], Callable[[int, str], Refusal]],
+    ) -> None:
+        self._worded = worded
         self._receive = receive
         self._send = send
         self._limit = size
@@ -81,8 +104,19 @@ class _Request:
         self._refused = True
         if self._started:  # the server closes the connection of a response that stays incomplete
             return
-        await self._send(response_start(status, text, close=True))
-        await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+        content_type, body = self._worded()(status, text)
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", content_type),
+                    (b"content-length", b"%d" % len(body)),
+                    (b"connection", b"close"),
+                ],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
         if linger:
             try:
                 async with asyncio.timeout(LINGER):
@@ -93,14 +127,12 @@ class _Request:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-def response_start(status: int, text: str, *, close: bool = False) -> Message:
+def response_start(status: int, text: str) -> Message:
     """Return the message that starts a response of plain text."""
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(text.encode())),
     ]
-    if close:
-        headers.append((b"connection", b"close"))
     return {"type": "http.response.start", "status": status, "headers": headers}
 
 

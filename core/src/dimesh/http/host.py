@@ -55,7 +55,8 @@ class HttpHost:
         setting: str = "--port",
     ) -> None:
         self.limits = limits or HttpLimits()
-        self._app = BodyLimits(Mounts(mounts), self.limits.body_size, self.limits.body_timeout)
+        app = Mounts(mounts)
+        self._app = BodyLimits(app, self.limits.body_size, self.limits.body_timeout, app.worded)
         self._host = host
         self._port = port
         self._setting = setting

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dimesh.errors import ConfigurationError
-from dimesh.http.body import ASGIApp, Receive, Send, response_start
+from dimesh.http.body import ASGIApp, Receive, Refusal, Send, plain_refusal, response_start
 
 
 class Mounts:
@@ -32,6 +32,16 @@ class Mounts:
             if prefix in seen:
                 raise ConfigurationError(f"two applications are mounted at {prefix!r}")
             seen.add(prefix)
+
+    def worded(self, path: str) -> Callable[[int, str], Refusal]:
+        """Return the function that words the refusal of a body as the application at a path does: its method ``refusal``, if it
+        has one, given the status and the text.
+        """
+        for prefix, app in self._mounts:
+            if path == prefix or path.startswith(f"{prefix}/"):
+                own: Callable[[int, str], Refusal] = getattr(app, "refusal", plain_refusal)
+                return own
+        return plain_refusal
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Handle one request. See the ASGI specification."""

@@ -144,7 +144,7 @@ def _registry(mesh: Mesh) -> list[tuple[str, ASGIApp]]:
         return []
     from dimesh.registry.rest import PREFIX, Access, RegistryApp
 
-    return [(PREFIX, RegistryApp(mesh.registry, Access(settings.users, settings.tokens)))]
+    return [(PREFIX, RegistryApp(mesh.registry, Access(*settings.credentials())))]
 
 
 def _receives(name: str, source: WebhookSource) -> bool:

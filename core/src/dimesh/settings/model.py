@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dimesh.errors import ConfigurationError
 from dimesh.secrets import Secret, wrap_secrets
+from dimesh.settings.toml import UnsetReference, check_references
 
 PREFIX: Final = "DIMESH_"
 
@@ -84,15 +86,23 @@ def parse_address(listen: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _or_unset(value: Any, check: Callable[[Any], Secret]) -> Any:
+    return value if isinstance(value, UnsetReference) else check(value)
+
+
+Credential = Annotated[Secret, WrapValidator(_or_unset)]
+"""A password or a token, or the reference to a variable that is not set: only a command that serves needs it."""
+
+
 class RegistryServeSection(_Section):
     """The REST API of the registry, which `dimesh registry serve` serves. Needs the extra `dimesh[http]`."""
 
     listen: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:8081"
     """The address, such as `127.0.0.1:8081`; `:8081` is port 8081 of every interface."""
-    users: dict[str, Secret] = Field(default_factory=dict, repr=False)
+    users: dict[str, Credential] = Field(default_factory=dict, repr=False)
     """The passwords of users, by name, for basic authentication: `{ billing = "${BILLING_PASSWORD}" }`. Without users and tokens,
     everybody who reaches the address may read and write."""
-    tokens: list[Secret] = Field(default_factory=list, repr=False)
+    tokens: list[Credential] = Field(default_factory=list, repr=False)
     """The tokens for bearer authentication."""
     mount: bool = False
     """Whether `dimesh run` serves the registry, too: below `/registry` at the address of `[http] listen`."""
@@ -101,6 +111,21 @@ class RegistryServeSection(_Section):
     def address(self) -> tuple[str, int]:
         """The host and the port of ``listen``."""
         return parse_address(self.listen)
+
+    def credentials(self) -> tuple[dict[str, Secret], list[Secret]]:
+        """Return the passwords by user, and the tokens.
+
+        Raises:
+            ConfigurationError: one refers to a variable that is not set, or is empty.
+        """
+        check_references([self.users, self.tokens])
+        named = [*((f"users.{name}", password) for name, password in self.users.items())]
+        for name, value in [*named, *(("tokens", token) for token in self.tokens)]:
+            if not value:
+                raise ConfigurationError(
+                    f"registry.serve.{name} is empty, so that everybody could log in: set it, or the variable that it refers to"
+                )
+        return self.users, self.tokens
 
 
 class RegistrySection(DriverSection):

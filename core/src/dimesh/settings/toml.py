@@ -16,8 +16,8 @@ MAX_FILE: Final = 1_000_000
 MAX_DEPTH: Final = 32
 """The number of levels of tables and lists at most."""
 
-_OF_A_PART = re.compile(r"(?:sources\.\d+|registry|lineage)\.options\.")
-"""The options of parts that not every command uses."""
+_OF_A_PART = re.compile(r"(?:sources\.\d+|registry|lineage)\.options\.|registry\.serve\.(?:users|tokens)\.")
+"""The options of parts, and the credentials of servers, that not every command uses."""
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""

@@ -276,6 +276,21 @@ class RegistryStore(Protocol):
 
 
 @runtime_checkable
+class IdIndex(Protocol):
+    """A store that answers questions about ids without a search. Optional."""
+
+    async def last_id(self, context: str = DEFAULT_CONTEXT) -> int:
+        """Return the highest id that a content of a context has ever had; 0: none was given."""
+        ...
+
+    async def ids_of(self, guid: str) -> Sequence[tuple[str, int]]:
+        """Return the contexts with a version of a content, soft-deleted ones included, each with the id of the content there;
+        sorted, and empty if there is none.
+        """
+        ...
+
+
+@runtime_checkable
 class DecidingStore(Protocol):
     """A store that decides about registrations by itself, as a remote registry does. It states ``DECIDES_COMPATIBILITY``."""
 

@@ -161,6 +161,20 @@ class ParsedSchema(Protocol):
 
 
 @runtime_checkable
+class FormattedSchema(Protocol):
+    """A parsed schema whose text has other forms, as Confluent's API names them in ``format``. Optional."""
+
+    def formatted(self, form: str) -> str | None:
+        """Return the schema in another form; None: it has no such form.
+
+        Args:
+            form: ``resolved``: one text with everything that the schema refers to; ``serialized``: Protobuf's file descriptor, in
+                base64.
+        """
+        ...
+
+
+@runtime_checkable
 class SchemaLanguage(Protocol):
     """A schema language."""
 

@@ -27,6 +27,7 @@ from dimesh_avro.fast import UNDECIDED, Fast, is_plain
 from dimesh_avro.nodes import NAMED, Node
 from dimesh_avro.parsing import Parser, load
 from dimesh_avro.reading import Read, Readers, Source
+from dimesh_avro.resolving import definitions, resolved
 from dimesh_avro.writing import Writer
 
 _MOST_WITNESSES: Final = 10
@@ -39,8 +40,17 @@ class AvroSchema:
 
     language = "AVRO"
 
-    def __init__(self, text: str, canonical: str, root: Node, names: Mapping[str, tuple[Node, str]]) -> None:
+    def __init__(
+        self,
+        text: str,
+        canonical: str,
+        root: Node,
+        names: Mapping[str, tuple[Node, str]],
+        references: Sequence[AvroSchema] = (),
+    ) -> None:
         self.text = text
+        self.references = references
+        """The schemas that define the names which the text uses without defining them."""
         self.canonical = canonical
         self.root = root
         self.names = names
@@ -51,6 +61,12 @@ class AvroSchema:
     def document(self) -> Any:
         """The schema as JSON values; each access returns new ones."""
         return json.loads(self.text)
+
+    def formatted(self, form: str) -> str | None:
+        """Return the schema in another form: ``resolved`` has each named type of a reference in the place of its first use."""
+        if form != "resolved":
+            return None
+        return self.text if not self.references else resolved(self.document, definitions_of(self.references))
 
     @property
     def record_name(self) -> str | None:
@@ -128,6 +144,15 @@ def _own(schema: ParsedSchema) -> AvroSchema:
     return schema
 
 
+def definitions_of(references: Sequence[AvroSchema]) -> dict[str, Any]:
+    """Return the definitions of the named types in schemas and in those that they refer to, by full name."""
+    found: dict[str, Any] = {}
+    for reference in references:
+        found |= definitions_of(reference.references)
+        found |= definitions(reference.document)
+    return found
+
+
 class AvroLanguage:
     """The schema language Avro. One object serves any number of threads."""
 
@@ -153,7 +178,8 @@ class AvroLanguage:
         root, canonical, own = Parser({full: node for full, (node, _) in names.items()}).parse(data)
         spelled = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
         names |= {full: (node, f"{full} in {spelled}") for full, node in own.items()}
-        return AvroSchema(text, spelled, root, names)
+        given = [reference for reference in (references or {}).values() if isinstance(reference, AvroSchema)]
+        return AvroSchema(text, spelled, root, names, given)
 
     def evolve(self, schema: ParsedSchema, changes: Sequence[Change]) -> str:
         """Return the text of a record after some changes; see :func:`dimesh_avro.evolving.evolved`.

@@ -138,6 +138,10 @@ class ProtobufSchema:
         """
         return b64encode(self.file.proto.SerializeToString(deterministic=True)).decode("ascii")
 
+    def formatted(self, form: str) -> str | None:
+        """Return the schema in another form: ``serialized`` is :attr:`serialized`."""
+        return self.serialized if form == "serialized" else None
+
     # -- values ----------------------------------------------------------------------------------
 
     @cached_property

@@ -190,6 +190,17 @@ class MemoryStore:
         """Return some version with the content of this globally unique id."""
         return min((v for v in self._all() if v.guid == guid), key=lambda v: v.deleted, default=None)
 
+    async def last_id(self, context: str = DEFAULT_CONTEXT) -> int:
+        """Return the highest id of a context."""
+        return max(self._ids.get(context, {}).values(), default=0)
+
+    async def ids_of(self, guid: str) -> Sequence[tuple[str, int]]:
+        """Return the ids of a content by context."""
+        identity = guid.replace("-", "").lower()
+        given = sorted((context, ids[identity]) for context, ids in self._ids.items() if identity in ids)
+        # An id outlives the versions that have it.
+        return [(context, id_) for context, id_ in given if await self.by_id(id_, context) is not None]
+
     async def users(
         self, schema_id: int, context: str = DEFAULT_CONTEXT, *, deleted: bool = False
     ) -> Sequence[tuple[str, int]]:

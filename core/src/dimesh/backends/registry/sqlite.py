@@ -427,6 +427,25 @@ class SqliteStore:
 
         return await self._read(work)
 
+    async def last_id(self, context: str = DEFAULT_CONTEXT) -> int:
+        """Return the highest id that was ever given in a context."""
+        return await self._read(lambda connection: self._last_id(connection, context))
+
+    async def ids_of(self, guid: str) -> Sequence[tuple[str, int]]:
+        """Return the ids of a content by context."""
+        identity = guid.replace("-", "").lower()
+
+        def work(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            IDENTITIES.verify_once(connection, self._path)
+            VERSIONS.verify_once(connection, self._path)
+            return connection.execute(
+                "SELECT i.context, i.id FROM identities i WHERE i.identity = ? AND EXISTS"
+                " (SELECT 1 FROM versions v WHERE v.context = i.context AND v.content = i.id) ORDER BY i.context",
+                (identity,),
+            ).fetchall()
+
+        return await self._read(work)
+
     async def users(
         self, schema_id: int, context: str = DEFAULT_CONTEXT, *, deleted: bool = False
     ) -> Sequence[tuple[str, int]]:

@@ -62,7 +62,7 @@ async def _serve(state: State, listen: str | None, certificate: Path | None, key
             host, port = settings.address if listen is None else parse_address(listen)
         except ValueError as error:
             raise ConfigurationError(f"--listen {listen}: {error}") from None
-        access = Access(settings.users, settings.tokens)
+        access = Access(*settings.credentials())
         await mesh.registry.open()
         serving = await stack.enter_async_context(
             HttpHost(

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 from dimesh.errors import InvalidSchemaError, PayloadError, SchemaValidationError
 from dimesh.events import strictjson
 from dimesh.events.names import show
+from dimesh.registry.jsonschema.bundle import bundled
 from dimesh.registry.jsonschema.cost import depth_limit
 from dimesh.registry.jsonschema.documents import BASE, Documents, join
 from dimesh.registry.jsonschema.engines import Engine, compile_schema
@@ -73,6 +74,14 @@ class ParsedJsonSchema:
         """The title."""
         title = self.document.get("title") if isinstance(self.document, Mapping) else None
         return title if isinstance(title, str) else None
+
+    def formatted(self, form: str) -> str | None:
+        """Return the schema in another form: ``resolved`` is a compound document (JSON Schema 2020-12, section 9.3.1), in which
+        the schemas that it refers to are embedded with their addresses.
+        """
+        if form != "resolved":
+            return None
+        return self.text if not self.addresses else bundled(self.document, self.addresses, self.draft)
 
     def is_valid(self, value: Any) -> bool:
         """Return whether the schema allows a value.

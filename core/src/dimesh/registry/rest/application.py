@@ -64,6 +64,11 @@ class RegistryApp:
             }
         )
 
+    @staticmethod
+    def refusal(status: int, text: str) -> tuple[bytes, bytes]:
+        """Return the content type and the body with which a server refuses the body of a request, in the form of all errors."""
+        return MEDIA_TYPE, error_body(RestError(status, text))
+
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Handle one request. See the ASGI specification."""
         headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -111,7 +116,7 @@ class RegistryApp:
         if answer is None:
             return 204, b""
         encoded = encode(answer)
-        if handler in self._lasting:
+        if handler in self._lasting and b"fetchMaxId" not in key[1]:
             self._cache.put(key, encoded, writes)
         return 200, encoded
 

@@ -10,10 +10,11 @@ from dimesh.events.names import show
 from dimesh.registry.engine import SchemaRegistry
 from dimesh.registry.rest.answers import TYPES, Text, schema_of, version_of
 from dimesh.registry.rest.failures import SCHEMA_NOT_FOUND, RestError
+from dimesh.registry.rest.forms import form_of
 from dimesh.registry.rest.requests import Request, qualified
 from dimesh.registry.rest.routing import Handler
 from dimesh.registry.rest.subjects import Subjects
-from dimesh.spi.registry import DEFAULT_CONTEXT, StoredSchema, context_of
+from dimesh.spi.registry import DEFAULT_CONTEXT, IdIndex, StoredSchema, context_of
 
 LANGUAGES: Final = ("AVRO", "JSON_SCHEMA", "PROTOBUF")
 """The languages that clients know. Some clients fail if they are told about another one."""
@@ -73,12 +74,17 @@ class Schemas:
 
     async def by_id(self, request: Request) -> Any:
         """Return the schema of an id."""
-        stored, _ = await self._find(request)
-        return {**schema_of(stored), "subject": stored.subject, "version": stored.version}
+        stored, context = await self._find(request)
+        text = await form_of(self._registry, request, stored)
+        answer = {**schema_of(stored, text), "subject": stored.subject, "version": stored.version}
+        if request.flag("fetchMaxId") and isinstance(self._store, IdIndex):
+            answer["maxId"] = await self._store.last_id(context)
+        return answer
 
     async def text(self, request: Request) -> Any:
         """Return the text of the schema of an id."""
-        return Text((await self._find(request))[0].text)
+        stored, _ = await self._find(request)
+        return Text(await form_of(self._registry, request, stored) or stored.text)
 
     async def subjects_of(self, request: Request) -> Any:
         """Return the subjects that have the schema of an id."""
@@ -124,11 +130,13 @@ class Schemas:
     async def by_guid(self, request: Request) -> Any:
         """Return the schema of a globally unique id."""
         stored = await self._by_guid(request)
-        return version_of(stored)
+        return version_of(stored, await form_of(self._registry, request, stored))
 
     async def ids(self, request: Request) -> Any:
         """Return the ids that a schema has in the contexts."""
         stored = await self._by_guid(request)
+        if isinstance(self._store, IdIndex):
+            return [{"context": c, "id": number} for c, number in await self._store.ids_of(stored.guid)]
         found: dict[str, int] = {context_of(stored.subject): stored.schema_id}
         for subject in await self._store.subjects(deleted=True):
             context = context_of(subject)

@@ -27,6 +27,7 @@ from dimesh.registry.rest.failures import (
     VERSION_SOFT_DELETED,
     RestError,
 )
+from dimesh.registry.rest.forms import form_of
 from dimesh.registry.rest.requests import LATEST, Request, qualified
 from dimesh.registry.rest.routing import Handler
 from dimesh.spi.registry import DEFAULT_CONTEXT, Reference, StoredSchema, context_of
@@ -108,18 +109,17 @@ class Subjects:
     async def register(self, request: Request) -> Any:
         """Register a schema."""
         subject = request.subject
-        return _registered(
-            await self._registry.register(
-                subject,
-                request.schema,
-                request.format,
-                references=await self._references(request),
-                metadata=request.table("metadata"),
-                rule_set=request.table("ruleSet"),
-                version=request.number("version"),
-                schema_id=request.number("id"),
-            )
+        stored = await self._registry.register(
+            subject,
+            request.schema,
+            request.format,
+            references=await self._references(request),
+            metadata=request.table("metadata"),
+            rule_set=request.table("ruleSet"),
+            version=request.number("version"),
+            schema_id=request.number("id"),
         )
+        return _registered(stored, await form_of(self._registry, request, stored))
 
     async def tag(self, request: Request) -> Any:
         """Register the schema of a version again, with other tags."""
@@ -195,15 +195,17 @@ class Subjects:
         stored = await self._store.find(subject, content, deleted=deleted)
         if stored is None:
             raise RestError(SCHEMA_NOT_FOUND, f"subject {show(subject)} does not have that schema")
-        return version_of(stored)
+        return version_of(stored, await form_of(self._registry, request, stored))
 
     async def get(self, request: Request) -> Any:
         """Return a version."""
-        return version_of(await self._version(request))
+        stored = await self._version(request)
+        return version_of(stored, await form_of(self._registry, request, stored))
 
     async def text(self, request: Request) -> Any:
         """Return the text of a version's schema."""
-        return Text((await self._version(request)).text)
+        stored = await self._version(request)
+        return Text(await form_of(self._registry, request, stored) or stored.text)
 
     async def referenced_by(self, request: Request) -> Any:
         """Return the ids of the schemas that refer to a version."""
@@ -288,8 +290,8 @@ class Subjects:
         return answer
 
 
-def _registered(stored: StoredSchema) -> dict[str, Any]:
-    answer = version_of(stored)
+def _registered(stored: StoredSchema, text: str | None = None) -> dict[str, Any]:
+    answer = version_of(stored, text)
     del answer["subject"]
     return answer
 
