@@ -481,6 +481,11 @@ def attribute_texts(owner: type) -> dict[str, str]:
 def type_name(annotation: Any) -> str:
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation.__name__
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        return type_name(parts[0])
+    if any(typing.get_origin(part) is typing.Annotated for part in parts):
+        return f"{annotation.__origin__.__name__}[{', '.join(map(type_name, parts))}]"
     if typing.get_origin(annotation) is typing.Union:  # where one of them is a Literal
         return " or ".join("None" if a is type(None) else type_name(a) for a in typing.get_args(annotation))
     return (
