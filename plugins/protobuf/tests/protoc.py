@@ -32,8 +32,7 @@ def compiled(folder: Path, text: str, imports: Mapping[str, str] | None = None) 
 
 def without_names(proto: Any) -> Any:
     """Return a descriptor without what states the default: the file's name, names for JSON, and options that protoc interprets."""
-    found = descriptor_pb2.FileDescriptorProto()
-    found.CopyFrom(proto)
+    found = descriptor_pb2.FileDescriptorProto.FromString(proto.SerializeToString())
     found.ClearField("name")
     if found.syntax == "proto2":
         found.ClearField("syntax")

@@ -6,6 +6,8 @@ import base64
 import importlib
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -95,7 +97,7 @@ def test_everything_in_a_file_is_read_as_the_compiler_reads_it(tmp_path: Path) -
 
 def test_options_of_the_author_are_kept() -> None:
     schema = language.parse(LARGE, {"other.proto": parse(OTHER)})
-    assert "option (mine).x = { a : 1 };" in schema.canonical
+    assert "option (.a.b.mine) = { x { a : 1 } };" in schema.canonical
     assert "option (mine) = 1;" in schema.canonical
     assert language.parse(schema.serialized, {"other.proto": parse(OTHER)}).canonical == schema.canonical
 
@@ -366,6 +368,102 @@ def test_spellings_of_one_schema_have_one_identity(one: str, two: str) -> None:
 )
 def test_what_changes_the_meaning_changes_the_identity(one: str, two: str) -> None:
     assert parse(one).canonical != parse(two).canonical
+
+
+# -- options of authors ----------------------------------------------------------------------------
+
+OPTIONS = """
+syntax = "proto3";
+package shop.rules;
+import "google/protobuf/descriptor.proto";
+message Rule { int32 most = 1; repeated string tags = 2; Rule inner = 3; Kind kind = 4; map<string, double> weights = 5; bytes raw = 6; }
+enum Kind { NONE = 0; SOFT = 1; }
+extend google.protobuf.FieldOptions {
+  Rule rule = 50001;
+  repeated string owners = 50002;
+  optional Kind kind = 50003;
+  optional double share = 50004;
+  optional bool secret = 50005;
+  optional sint64 shift = 50006;
+  optional bytes mask = 50007;
+}
+extend google.protobuf.MessageOptions { string title = 50001; }
+extend google.protobuf.EnumValueOptions { string label = 50001; }
+extend google.protobuf.FileOptions { Rule all = 50001; }
+option (all) = { most: 7, tags: ["x", 'y' "z"] inner < kind: SOFT raw: "\\001" > weights { key: "b" value: 1 } weights: { key: "a" } };
+message M {
+  option (title) = "a \\"title\\"";
+  int32 a = 1 [(rule).inner.most = 0x10, (.shop.rules.rule).tags = "t", (owners) = "x", (owners) = "y" "z", deprecated = true];
+  int32 b = 2 [(kind) = SOFT, (rules.share) = 1e3, (shop.rules.secret) = true, (shift) = -5, (mask) = "\\377"];
+  Color c = 3 [(unknown.option) = { a: 1 }];
+}
+enum Color { RED = 0 [(label) = "red"]; }
+"""
+SAME_OPTIONS = (
+    OPTIONS.replace('tags: ["x", \'y\' "z"]', "tags: 'x' tags: \"yz\";")
+    .replace("0x10", "16")
+    .replace("1e3", "1000.0")
+)
+SAME_OPTIONS = SAME_OPTIONS.replace(
+    '(rule).inner.most = 16, (.shop.rules.rule).tags = "t"', "(rule) = { inner { most: 16 } tags: 't' }"
+)
+
+
+def test_options_of_authors_are_the_same_in_a_text_and_in_a_descriptor(tmp_path: Path) -> None:
+    schema = parse(OPTIONS)
+    assert parse(SAME_OPTIONS).canonical == schema.canonical
+    assert SAME_OPTIONS != OPTIONS
+    assert parse(schema.canonical).canonical == schema.canonical
+    assert parse(schema.serialized).canonical == schema.canonical
+    known = OPTIONS.replace(" [(unknown.option) = { a: 1 }]", "")
+    proto = compiled(tmp_path, known)
+    assert proto is not None
+    descriptor = base64.b64encode(proto.SerializeToString()).decode()
+    assert parse(descriptor).canonical == parse(known).canonical
+    assert parse(parse(descriptor).serialized).canonical == parse(known).canonical
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("most: 7", "most: 8"), ("-5", "-6"), ('"red"', '"green"'), ("{ a: 1 }", "{ a: 2 }")]
+)
+def test_another_value_of_an_option_is_another_schema(old: str, new: str) -> None:
+    assert parse(OPTIONS.replace(old, new)).canonical != parse(OPTIONS).canonical
+
+
+def test_what_a_process_imports_does_not_change_a_schema() -> None:
+    """Google's APIs register an option of methods when they are imported."""
+    proto = descriptor_pb2.FileDescriptorProto(name="x.proto", syntax="proto3")
+    proto.message_type.add(name="M")
+    method = proto.service.add(name="S").method.add(name="Get", input_type=".M", output_type=".M")
+    method.options.MergeFromString(b"\x82\x7d\x01x\x82\xd3\xe4\x93\x02\x03\x12\x01/")
+    text = base64.b64encode(proto.SerializeToString()).decode()
+    program = f"""
+import sys
+if sys.argv[1] == "imported":
+    from google.api import annotations_pb2
+from dimesh_protobuf import language
+print(language.parse({text!r}).canonical)
+"""
+    plain, imported = (
+        subprocess.run(
+            [sys.executable, "-c", program, how], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        for how in ("plain", "imported")
+    )
+    assert plain == imported
+    assert "unknown_options" in plain
+
+
+def test_the_runtime_in_python_is_refused() -> None:
+    """It reads text that is no UTF-8, and other damage."""
+    found = subprocess.run(
+        [sys.executable, "-c", "import dimesh_protobuf"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"},
+    )
+    assert "ImportError: dimesh-protobuf needs the compiled runtime of Protobuf" in found.stderr
 
 
 # -- descriptors -----------------------------------------------------------------------------------

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, text_format
+from google.protobuf import text_format
 
 from dimesh.errors import InvalidSchemaError
 from dimesh_protobuf.cursor import Cursor
 from dimesh_protobuf.limits import MAX_NUMBER
 from dimesh_protobuf.options import read_option
 from dimesh_protobuf.parsing import SCALARS, escaped
+from dimesh_protobuf.protos import FileOptions, Type
 from dimesh_protobuf.rules import json_name
 from dimesh_protobuf.tokens import unescaped
 
-_Field: Final = descriptor_pb2.FieldDescriptorProto
 _KINDS: Final = {number: name for name, number in SCALARS.items()}
 
 
@@ -82,7 +82,7 @@ def _item(field: Any, value: Any) -> str:
         return f"{{ {text_format.MessageToString(value, as_one_line=True)} }}"
     if field.enum_type is not None:
         return str(field.enum_type.values_by_number[value].name)
-    if field.type == _Field.TYPE_STRING:
+    if field.type == Type.TYPE_STRING:
         return _quoted(value)
     return str(value).lower()
 
@@ -90,7 +90,7 @@ def _item(field: Any, value: Any) -> str:
 def _kept(option: Any) -> str:
     text = _written(option)
     cursor = Cursor(text)
-    options = descriptor_pb2.FileOptions()
+    options = FileOptions()
     read_option(cursor, options)
     again = options.uninterpreted_option
     if cursor.here.kind != "end" or len(again) != 1 or _written(again[0]) != text:
@@ -159,7 +159,7 @@ def _message(proto: Any, proto3: bool, indent: str = "") -> Iterator[str]:
 
 
 def _entry_of(field: Any) -> str:
-    return str(field.type_name.rpartition(".")[2]) if field.type == _Field.TYPE_MESSAGE else ""
+    return str(field.type_name.rpartition(".")[2]) if field.type == Type.TYPE_MESSAGE else ""
 
 
 def _ranges(word: str, ranges: list[tuple[int, int]], indent: str, high: int) -> Iterator[str]:
@@ -190,9 +190,9 @@ def _extension_ranges(proto: Any, indent: str) -> Iterator[str]:
 
 
 def _field(proto: Any, proto3: bool) -> str:
-    if proto.label == _Field.LABEL_REPEATED:
+    if proto.label == Type.LABEL_REPEATED:
         label = "repeated "
-    elif proto.label == _Field.LABEL_REQUIRED:
+    elif proto.label == Type.LABEL_REQUIRED:
         label = "required "
     else:
         label = "" if proto3 and not proto.proto3_optional else "optional "
@@ -216,13 +216,13 @@ def _named(proto: Any, proto3: bool) -> str:
 
 def _default(proto: Any) -> str:
     text = str(proto.default_value)
-    if proto.type == _Field.TYPE_STRING:
+    if proto.type == Type.TYPE_STRING:
         return _quoted(text)
-    if proto.type == _Field.TYPE_BYTES:
+    if proto.type == Type.TYPE_BYTES:
         return _quoted(unescaped(text))
-    if proto.type in (_Field.TYPE_DOUBLE, _Field.TYPE_FLOAT):
+    if proto.type in (Type.TYPE_DOUBLE, Type.TYPE_FLOAT):
         return repr(float(text))
-    return text if proto.type in (_Field.TYPE_ENUM, _Field.TYPE_BOOL) else str(int(text))
+    return text if proto.type in (Type.TYPE_ENUM, Type.TYPE_BOOL) else str(int(text))
 
 
 def _enum(proto: Any, indent: str = "") -> Iterator[str]:

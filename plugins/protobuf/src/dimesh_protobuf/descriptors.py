@@ -6,11 +6,11 @@ import re
 from base64 import b64decode
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2
 from google.protobuf.message import DecodeError
 
 from dimesh.errors import InvalidSchemaError
 from dimesh_protobuf.limits import MAX_TEXT
+from dimesh_protobuf.protos import FileDescriptorProto
 
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")
 
@@ -27,7 +27,7 @@ def read_descriptor(text: str) -> Any:
         InvalidSchemaError: the text is no file descriptor.
     """
     try:
-        proto = descriptor_pb2.FileDescriptorProto.FromString(b64decode(text.strip(), validate=True))
+        proto = FileDescriptorProto.FromString(b64decode(text.strip(), validate=True))
     except (ValueError, DecodeError):
         raise InvalidSchemaError(
             "the schema is neither the text of a .proto file nor a file descriptor in base64"

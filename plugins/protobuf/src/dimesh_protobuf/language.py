@@ -19,11 +19,13 @@ from dimesh.spi.schema import (
     Verdict,
     Witness,
 )
+from dimesh_protobuf.canonical import canonical
 from dimesh_protobuf.checking import Check
 from dimesh_protobuf.codec import Codec
 from dimesh_protobuf.comparing import MOST_DIFFERENCES, Comparison, Found, sample
 from dimesh_protobuf.confluent import ServerComparison
 from dimesh_protobuf.descriptors import is_descriptor, read_descriptor
+from dimesh_protobuf.interpreting import normalized
 from dimesh_protobuf.limits import MAX_IMPORTS
 from dimesh_protobuf.linking import Linker
 from dimesh_protobuf.matching import names_differ
@@ -256,6 +258,7 @@ class ProtobufLanguage:
             _collect(path, known.file, imported)
         file = Linker(proto, imported, places).run()
         pool = Pool(file, imported)
+        file.canonical = canonical(normalized(proto, pool))
         return ProtobufSchema(text, file, pool, next(iter(file.messages.values()), None))
 
     def compare(self, writer: ParsedSchema, reader: ParsedSchema, policy: str) -> Verdict:

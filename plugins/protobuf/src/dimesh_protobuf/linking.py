@@ -6,17 +6,14 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2
-
-from dimesh_protobuf.canonical import canonical
 from dimesh_protobuf.cursor import is_full_name
 from dimesh_protobuf.limits import MAX_COST, MAX_DEPTH, MAX_NESTING, MAX_PARTS
 from dimesh_protobuf.nodes import SPECIAL, Enum, Field, File, Message
 from dimesh_protobuf.parsing import SCALARS
 from dimesh_protobuf.places import Path, Places
+from dimesh_protobuf.protos import Type
 from dimesh_protobuf.rules import check_enum, check_extension, check_field, check_message
 
-_Field: Final = descriptor_pb2.FieldDescriptorProto
 _KINDS: Final = {number: name for name, number in SCALARS.items()}
 _AGGREGATES: Final = frozenset(("package", "message", "enum", "service"))
 _TYPES: Final = frozenset(("message", "enum"))
@@ -55,7 +52,7 @@ class Linker:
         self._parts = 0
 
     def run(self) -> File:
-        """Return the linked file.
+        """Return the linked file, without its canonical form.
 
         Raises:
             InvalidSchemaError: a name is not known or defined twice, or a rule of Protobuf is violated.
@@ -82,7 +79,7 @@ class Linker:
         self._extensions(proto.extension, package, (7,))
         self._services()
         self._measure()
-        return File(proto, self._imports, self._own, self._messages, self._enums, canonical(proto))
+        return File(proto, self._imports, self._own, self._messages, self._enums)
 
     # -- names -----------------------------------------------------------------------------------
 
@@ -215,10 +212,10 @@ class Linker:
         self._link_type(proto, scope, path)
         if proto.extendee:
             self._places.refuse(path, f"the field {proto.name!r:.100} extends a message, but is in one")
-        repeated = proto.label == _Field.LABEL_REPEATED
-        node = Field(proto.name, proto.number, "", repeated, proto.label == _Field.LABEL_REQUIRED)
+        repeated = proto.label == Type.LABEL_REPEATED
+        node = Field(proto.name, proto.number, "", repeated, proto.label == Type.LABEL_REQUIRED)
         full = proto.type_name[1:]
-        if proto.type == _Field.TYPE_MESSAGE and full in self._entries:
+        if proto.type == Type.TYPE_MESSAGE and full in self._entries:
             entry, place = self._entries[full]
             if not repeated or full in used or full != f"{scope}.{entry.name}":
                 self._places.refuse(path, f"the entry {full!r:.200} belongs to one map, which is repeated")
@@ -245,7 +242,7 @@ class Linker:
         fields = list(proto.field)
         shape = [(field.name, field.number, field.label) for field in fields]
         nested = proto.nested_type or proto.enum_type or proto.extension or proto.oneof_decl
-        if nested or shape != [("key", 1, _Field.LABEL_OPTIONAL), ("value", 2, _Field.LABEL_OPTIONAL)]:
+        if nested or shape != [("key", 1, Type.LABEL_OPTIONAL), ("value", 2, Type.LABEL_OPTIONAL)]:
             self._places.refuse(path, f"{full!r:.200} is not the entry of a map: a key 1 and a value 2")
         found = []
         for field in fields:
@@ -266,7 +263,7 @@ class Linker:
         return key, value
 
     def _link_type(self, proto: Any, scope: str, path: Path) -> None:
-        if proto.HasField("type") and proto.type == _Field.TYPE_GROUP:
+        if proto.HasField("type") and proto.type == Type.TYPE_GROUP:
             self._places.refuse(path, "groups are not supported: use a message and a field of it")
         if not proto.type_name:
             if not proto.HasField("type") or proto.type not in _KINDS:
@@ -275,15 +272,15 @@ class Linker:
         if proto.HasField("type") and proto.type in _KINDS:
             self._places.refuse(path, f"the field {proto.name!a:.100} has two types")
         full = self._resolve(proto.type_name, scope, _TYPES, path)
-        kind = _Field.TYPE_ENUM if self._known[full] == "enum" else _Field.TYPE_MESSAGE
+        kind = Type.TYPE_ENUM if self._known[full] == "enum" else Type.TYPE_MESSAGE
         if proto.HasField("type") and proto.type != kind:
             self._places.refuse(path, f"{full!r:.200} is not of the kind that the descriptor states")
         proto.type, proto.type_name = kind, f".{full}"
 
     def _set_kind(self, node: Field, proto: Any, full: str) -> None:
-        if proto.type == _Field.TYPE_ENUM:
+        if proto.type == Type.TYPE_ENUM:
             node.kind, node.enum = "enum", self._enums.get(full) or self._foreign_enums[full]
-        elif proto.type == _Field.TYPE_MESSAGE:
+        elif proto.type == Type.TYPE_MESSAGE:
             node.kind, node.message = "message", self._messages.get(full) or self._foreign_messages[full]
         else:
             node.kind = _KINDS[proto.type]

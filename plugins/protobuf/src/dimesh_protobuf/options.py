@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2
-
 from dimesh_protobuf.cursor import Cursor, shown, whole
 from dimesh_protobuf.limits import MAX_NESTING
+from dimesh_protobuf.protos import Type
 from dimesh_protobuf.tokens import Token
 
-_Type: Final = descriptor_pb2.FieldDescriptorProto
 _RANGES: Final = {
-    _Type.TYPE_INT32: (-(2**31), 2**31 - 1),
-    _Type.TYPE_INT64: (-(2**63), 2**63 - 1),
-    _Type.TYPE_UINT32: (0, 2**32 - 1),
-    _Type.TYPE_UINT64: (0, 2**64 - 1),
+    Type.TYPE_INT32: (-(2**31), 2**31 - 1),
+    Type.TYPE_INT64: (-(2**63), 2**63 - 1),
+    Type.TYPE_UINT32: (0, 2**32 - 1),
+    Type.TYPE_UINT64: (0, 2**64 - 1),
 }
 _CLOSING: Final = {"{": "}", "[": "]", "<": ">"}
 
@@ -65,9 +63,9 @@ def _known_value(cursor: Cursor, field: Any) -> Any:
             cursor.refuse(f"{shown(token)} is not a value of the option {field.name!r}")
         cursor.take()
         return value.number
-    if field.type == _Type.TYPE_STRING:
+    if field.type == Type.TYPE_STRING:
         return cursor.text(f"the value of the option {field.name!r}")
-    if field.type == _Type.TYPE_BOOL:
+    if field.type == Type.TYPE_BOOL:
         if token.text not in ("true", "false"):
             cursor.refuse(f"the value of the option {field.name!r} is true or false, not {shown(token)}")
         return cursor.take().text == "true"

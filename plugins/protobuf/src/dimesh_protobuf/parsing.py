@@ -5,35 +5,33 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2
-
 from dimesh_protobuf.cursor import Cursor, shown
 from dimesh_protobuf.limits import MAX_NESTING, MAX_NUMBER
 from dimesh_protobuf.options import read_number_or_name, read_option
 from dimesh_protobuf.places import Path, Places
+from dimesh_protobuf.protos import FileDescriptorProto, Type
 
-_Field: Final = descriptor_pb2.FieldDescriptorProto
 SCALARS: Final = {
-    "double": _Field.TYPE_DOUBLE,
-    "float": _Field.TYPE_FLOAT,
-    "int64": _Field.TYPE_INT64,
-    "uint64": _Field.TYPE_UINT64,
-    "int32": _Field.TYPE_INT32,
-    "fixed64": _Field.TYPE_FIXED64,
-    "fixed32": _Field.TYPE_FIXED32,
-    "bool": _Field.TYPE_BOOL,
-    "string": _Field.TYPE_STRING,
-    "bytes": _Field.TYPE_BYTES,
-    "uint32": _Field.TYPE_UINT32,
-    "sfixed32": _Field.TYPE_SFIXED32,
-    "sfixed64": _Field.TYPE_SFIXED64,
-    "sint32": _Field.TYPE_SINT32,
-    "sint64": _Field.TYPE_SINT64,
+    "double": Type.TYPE_DOUBLE,
+    "float": Type.TYPE_FLOAT,
+    "int64": Type.TYPE_INT64,
+    "uint64": Type.TYPE_UINT64,
+    "int32": Type.TYPE_INT32,
+    "fixed64": Type.TYPE_FIXED64,
+    "fixed32": Type.TYPE_FIXED32,
+    "bool": Type.TYPE_BOOL,
+    "string": Type.TYPE_STRING,
+    "bytes": Type.TYPE_BYTES,
+    "uint32": Type.TYPE_UINT32,
+    "sfixed32": Type.TYPE_SFIXED32,
+    "sfixed64": Type.TYPE_SFIXED64,
+    "sint32": Type.TYPE_SINT32,
+    "sint64": Type.TYPE_SINT64,
 }
 _LABELS: Final = {
-    "optional": _Field.LABEL_OPTIONAL,
-    "required": _Field.LABEL_REQUIRED,
-    "repeated": _Field.LABEL_REPEATED,
+    "optional": Type.LABEL_OPTIONAL,
+    "required": Type.LABEL_REQUIRED,
+    "repeated": Type.LABEL_REPEATED,
 }
 _ESCAPED: Final = {ord(c): f"\\{d}" for c, d in zip("\n\r\t\"'\\", "nrt\"'\\", strict=True)}
 _LARGEST_ENUM: Final = 2**31 - 1
@@ -70,7 +68,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._cursor = Cursor(text)
         self._places = self._cursor.places
-        self._file = descriptor_pb2.FileDescriptorProto()
+        self._file = FileDescriptorProto()
         self._proto3 = False
 
     def file(self) -> tuple[Any, Places]:
@@ -215,10 +213,10 @@ class _Parser:
                 cursor.refuse("a map has no label")
             self._map(message, field, path)
         else:
-            field.label = label or _Field.LABEL_OPTIONAL
+            field.label = label or Type.LABEL_OPTIONAL
             if not label and not self._proto3:
                 cursor.refuse("a field of proto2 begins with optional, required or repeated")
-            if label == _Field.LABEL_OPTIONAL and self._proto3:
+            if label == Type.LABEL_OPTIONAL and self._proto3:
                 field.proto3_optional = True
             self._typed(field)
         return field
@@ -282,14 +280,14 @@ class _Parser:
     def _default(self, field: Any) -> str:
         """Return a default as descriptors spell it."""
         cursor = self._cursor
-        kind = field.type if field.HasField("type") else _Field.TYPE_ENUM
-        if kind == _Field.TYPE_STRING:
+        kind = field.type if field.HasField("type") else Type.TYPE_ENUM
+        if kind == Type.TYPE_STRING:
             return cursor.text("the default")
-        if kind == _Field.TYPE_BYTES:
+        if kind == Type.TYPE_BYTES:
             return escaped(cursor.string("the default"))
         token = cursor.here
         value = read_number_or_name(cursor)
-        if kind in (_Field.TYPE_DOUBLE, _Field.TYPE_FLOAT):
+        if kind in (Type.TYPE_DOUBLE, Type.TYPE_FLOAT):
             if isinstance(value, str) and value not in ("inf", "nan"):
                 cursor.refuse("the default is a number", token)
             return spelled(float(value))
@@ -303,14 +301,14 @@ class _Parser:
         cursor.expect("<")
         entry = message.nested_type.add()
         self._places.note((*path, _OF_MESSAGE["nested"], len(message.nested_type) - 1), cursor.here.offset)
-        key = entry.field.add(name="key", number=1, label=_Field.LABEL_OPTIONAL)
-        value = entry.field.add(name="value", number=2, label=_Field.LABEL_OPTIONAL)
+        key = entry.field.add(name="key", number=1, label=Type.LABEL_OPTIONAL)
+        value = entry.field.add(name="value", number=2, label=Type.LABEL_OPTIONAL)
         self._type(key, cursor.full_name("a type"))
         cursor.expect(",")
         self._type(value, cursor.full_name("a type"))
         cursor.expect(">")
         entry.options.map_entry = True
-        field.label = _Field.LABEL_REPEATED
+        field.label = Type.LABEL_REPEATED
         self._named(field)
         entry.name = entry_name(field.name)
         field.type_name = entry.name
@@ -332,7 +330,7 @@ class _Parser:
             if self._label() or (cursor.here.text == "map" and cursor.after(1).text == "<"):
                 cursor.refuse("a field of a oneof has no label, and is no map")
             self._begin((*path, _OF_MESSAGE["field"], len(message.field)))
-            field = message.field.add(label=_Field.LABEL_OPTIONAL, oneof_index=index)
+            field = message.field.add(label=Type.LABEL_OPTIONAL, oneof_index=index)
             self._typed(field)
         if len(message.field) == before:
             cursor.refuse(f"the oneof {oneof.name!r:.100} has no field")
@@ -349,8 +347,8 @@ class _Parser:
             label = self._label()
             if not label and not self._proto3:
                 cursor.refuse("a field of proto2 begins with optional, required or repeated")
-            field = extensions.add(extendee=extendee, label=label or _Field.LABEL_OPTIONAL)
-            if self._proto3 and label == _Field.LABEL_OPTIONAL:
+            field = extensions.add(extendee=extendee, label=label or Type.LABEL_OPTIONAL)
+            if self._proto3 and label == Type.LABEL_OPTIONAL:
                 field.proto3_optional = True
             self._typed(field)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pool, message_factory
 
 from dimesh.errors import InvalidSchemaError
 from dimesh_protobuf.nodes import File
+from dimesh_protobuf.protos import FileDescriptorProto
 
 
 class Pool:
@@ -28,7 +29,7 @@ class Pool:
         while name in imported:
             name = f"_{name}"
         for path, one in (*imported.items(), (name, file)):
-            proto = descriptor_pb2.FileDescriptorProto()
+            proto = FileDescriptorProto()
             proto.CopyFrom(one.proto)
             proto.name = path
             _name_for_json(proto.message_type)
@@ -38,6 +39,20 @@ class Pool:
                 raise InvalidSchemaError(
                     f"Protobuf's runtime refuses {'the schema' if one is file else path!r}: {error}"[:1_000]
                 ) from None
+
+    def has_message(self, full: str) -> bool:
+        """Return whether a file of the pool defines a message."""
+        try:
+            return self._pool.FindMessageTypeByName(full) is not None
+        except KeyError:
+            return False
+
+    def extends(self, full: str, message: str) -> bool:
+        """Return whether a file of the pool defines an extension of a message."""
+        try:
+            return bool(self._pool.FindExtensionByName(full).containing_type.full_name == message)
+        except KeyError:
+            return False
 
     def message_class(self, full: str) -> Any:
         """Return the class of a message type by its full name."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2
-
 from dimesh_protobuf.limits import MAX_NUMBER
 from dimesh_protobuf.nodes import RANGES, Field
 from dimesh_protobuf.places import Path, Places
+from dimesh_protobuf.protos import Type
 from dimesh_protobuf.tokens import unescaped
 
-_Field: Final = descriptor_pb2.FieldDescriptorProto
 _OWN: Final = range(19_000, 20_000)
 """The field numbers that Protobuf keeps for itself."""
 _OPTIONS: Final = "google.protobuf."
@@ -125,7 +123,7 @@ def check_field(proto: Any, node: Field, proto3: bool, places: Places, path: Pat
         InvalidSchemaError: a rule is violated.
     """
     name = proto.name
-    if proto.label not in (_Field.LABEL_OPTIONAL, _Field.LABEL_REQUIRED, _Field.LABEL_REPEATED):
+    if proto.label not in (Type.LABEL_OPTIONAL, Type.LABEL_REQUIRED, Type.LABEL_REPEATED):
         places.refuse(path, f"the field {name!r:.100} has no label")
     if node.oneof and (node.repeated or node.required or node.kind == "map"):
         places.refuse(path, f"the field {name!r:.100} of a oneof has no label, and is no map")
@@ -176,7 +174,7 @@ def check_extension(proto: Any, extendee: str, of: Any, proto3: bool, places: Pl
     if proto.number < 1 or not any(r.start <= proto.number < r.end for r in of.extension_range):
         places.refuse(path, f"{extendee!r:.200} has no extensions of the number {proto.number}")
     check_number(proto, places, path)
-    if proto.label == _Field.LABEL_REQUIRED:
+    if proto.label == Type.LABEL_REQUIRED:
         places.refuse(path, "an extension is not required")
     if proto.HasField("oneof_index"):
         places.refuse(path, "an extension is not in a oneof")

@@ -6,12 +6,12 @@ from functools import cache
 from importlib import import_module
 from typing import Final
 
-from google.protobuf import descriptor_pb2
-
+from dimesh_protobuf.canonical import canonical
 from dimesh_protobuf.linking import Linker
 from dimesh_protobuf.nodes import File
 from dimesh_protobuf.parsing import read_file
 from dimesh_protobuf.places import Places
+from dimesh_protobuf.protos import FileDescriptorProto
 from dimesh_protobuf.shared_types import SHARED_TYPES
 
 _MODULES: Final = (
@@ -42,9 +42,11 @@ def wellknown_file(path: str) -> File:
     """Return one of the files."""
     if path in _OF_RUNTIME:
         module = import_module(f"{path.removesuffix('.proto').replace('/', '.')}_pb2")
-        proto = descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+        proto = FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
         proto.ClearField("name")
     else:
         proto, _ = read_file(f'syntax = "proto3"; {SHARED_TYPES[path]}')
     imports = {name: wellknown_file(name) for name in proto.dependency}
-    return Linker(proto, imports, Places(), builtin=True).run()
+    file = Linker(proto, imports, Places(), builtin=True).run()
+    file.canonical = canonical(proto)
+    return file
