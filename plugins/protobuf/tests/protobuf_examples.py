@@ -261,6 +261,16 @@ HOSTILE = [
         "message M0 {}"
         + "".join(f"message M{n} {{ M{n - 1} a = 1; M{n - 1} b = 2; }}" for n in range(1, 2_000))
     ),
+    proto3(
+        "".join(f"message M{n} {{ M{n + 1} a = 1; string b = 2; }}" for n in range(5_000))
+        + "message M5000 {}"
+    ),
+    proto3(
+        "message M {"
+        + "".join(f"M{n} f{n} = {n + 1};" for n in range(3_000))
+        + "}"
+        + "".join(f"message M{n} {{ M m = 1; }}" for n in range(3_000))
+    ),
     proto2("required M m = 1;"),
     'syntax = "proto2";'
     + "message M40 { optional int32 a = 1; }"

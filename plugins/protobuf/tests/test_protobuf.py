@@ -530,6 +530,25 @@ def test_a_comparison_of_many_messages_is_bounded() -> None:
     assert time.process_time() - begin < 5
 
 
+def test_a_long_chain_of_messages_is_compared_as_deeply_as_values_are_nested() -> None:
+    def chain(kind: str, length: int) -> str:
+        links = "".join(f"message M{n} {{ M{n + 1} a = 1; M0 first = 2; }}" for n in range(length))
+        return proto3(f"{links} message M{length} {{ {kind} z = 1; }}")
+
+    def first(kind: str, length: int) -> ProtobufSchema:
+        return parse(chain(kind, length)).message("M0")
+
+    near = language.compare(first("int64", 90), first("int32", 90), "strict")
+    assert near.outcome is Outcome.REFUTED
+    assert near.witness is not None
+    assert first("int64", 90).is_valid(near.witness.value)
+    assert language.compare(
+        first("int64", 3_000), first("int32", 3_000), "strict"
+    )  # no value reaches the end
+    value = {"a": {"a": {"first": {}}}}
+    assert parse(chain("int32", 3_000)).decode(parse(chain("int32", 3_000)).encode(value)) == value
+
+
 def test_schemas_with_the_same_names_do_not_see_each_other() -> None:
     one, two = parse(message("int32 a = 1;")), parse(message("string a = 1;"))
     assert one.decode(one.encode({"a": 1})) == {"a": 1}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message as RuntimeMessage
 
 from dimesh.errors import InvalidSchemaError
 from dimesh_protobuf.nodes import File
 from dimesh_protobuf.protos import FileDescriptorProto
+
+_META: Final = type(FileDescriptorProto)
+"""The type of message classes. It makes the classes of inner messages when they are needed; the runtime's factory makes all of
+them at once, by as many nested calls as messages lead to each other."""
 
 
 class Pool:
@@ -25,6 +30,8 @@ class Pool:
     def __init__(self, file: File, imported: dict[str, File]) -> None:
         self._pool = descriptor_pool.DescriptorPool()
         self._classes: dict[str, Any] = {}
+        self.identity = tuple(sorted(f"{path} {one.canonical}" for path, one in imported.items()))
+        """The paths of the imported files and what is in them."""
         name = "schema.proto"
         while name in imported:
             name = f"_{name}"
@@ -58,8 +65,8 @@ class Pool:
         """Return the class of a message type by its full name."""
         known = self._classes.get(full)
         if known is None:
-            descriptor = self._pool.FindMessageTypeByName(full)
-            known = self._classes[full] = message_factory.GetMessageClass(descriptor)
+            parts = {"DESCRIPTOR": self._pool.FindMessageTypeByName(full), "__module__": None}
+            known = self._classes[full] = _META(full.rpartition(".")[2], (RuntimeMessage,), parts)
         return known
 
 

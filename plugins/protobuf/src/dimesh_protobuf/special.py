@@ -26,13 +26,11 @@ def parts_of_time(value: datetime) -> tuple[int, int]:
     """
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValueError("the time has no zone: use datetime.UTC")
-    try:
-        micros = (value - _EPOCH) // _MICROSECOND
-    except OverflowError:
-        raise ValueError("the time is outside the years 1 to 9999") from None
-    if not _FIRST <= micros // 1_000_000 <= _LAST:
-        raise ValueError("the time is outside the years 1 to 9999")
-    return micros // 1_000_000, micros % 1_000_000 * 1_000
+    since = value - _EPOCH
+    seconds = since.days * 86_400 + since.seconds
+    if not _FIRST <= seconds <= _LAST:
+        raise ValueError("the time is outside the years 1 to 9999 of UTC")
+    return seconds, since.microseconds * 1_000
 
 
 def parts_of_duration(value: timedelta) -> tuple[int, int]:
