@@ -118,7 +118,9 @@ DIST = ROOT / "dist"
 PARALLEL = ("-n", "3", "--dist", "worksteal")
 # Slow tests wait most of the time. They are given out one by one, and the longest ones first (conftest.py).
 WAITING = ("-n", "4", "--dist", "load", "--maxschedchunk", "1")
-QUICK = ("-q", *PARALLEL, "-m", "not slow and not wheels and not servers")
+# Nobody waits for CI, whose machine may do other work, so a wait may take longer there before it counts as a failure.
+PATIENT = ("--contract-patience", "2") if os.environ.get("CI") else ()
+QUICK = ("-q", *PATIENT, *PARALLEL, "-m", "not slow and not wheels and not servers")
 # Tests that kill processes, cut connections or feed hostile input behave the same on every Python: one is enough.
 ONCE = (
     "--ignore=tests/faults",
@@ -191,7 +193,7 @@ def slow(session: nox.Session) -> None:
     """Run the tests that take longer."""
     editable(session, *MEMBERS, groups=("test", "lint", "nox"))  # one test runs mypy
     session.run(
-        "pytest", "-q", *WAITING, "--durations=30", "-m", "slow and not wheels and not servers", *session.posargs
+        "pytest", "-q", *PATIENT, *WAITING, "--durations=30", "-m", "slow and not wheels and not servers", *session.posargs
     )  # fmt: skip
 
 
@@ -200,7 +202,7 @@ def servers(session: nox.Session) -> None:
     """Run the suites that need real servers: Kafka (Java and Maven), Pub/Sub (Go). A missing one is reported; in CI it fails."""
     editable(session, *MEMBERS)
     # One file stays in one process, and with it the servers that it starts.
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "servers", *session.posargs)
+    session.run("pytest", "-q", *PATIENT, "-n", "2", "--dist", "loadfile", "-m", "servers", *session.posargs)
 
 
 @nox.session(python=MAIN)

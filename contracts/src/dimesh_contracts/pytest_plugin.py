@@ -29,6 +29,7 @@ import pytest
 from dimesh.capabilities import Capability
 from dimesh_contracts.contract import NOT_OFFERED, Contract
 from dimesh_contracts.effort import EXAMPLES, FIXED_SEED, configure
+from dimesh_contracts.waiting import be_patient_by
 
 PROPERTY = "dimesh-contract"
 
@@ -47,6 +48,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"the examples of the state machine, and so the load of the load tests; {EXAMPLES} by default",
     )
     group.addoption(
+        "--contract-patience",
+        metavar="FACTOR",
+        type=float,
+        default=1.0,
+        help="how many times longer than usual a wait may take, for a machine that does much at the same time",
+    )
+    group.addoption(
         "--contract-seed",
         metavar="N",
         type=int,
@@ -59,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.contract_seed is None:  # the workers of pytest-xdist get the option with the number
         config.option.contract_seed = secrets.randbelow(1 << 32) if os.environ.get("CI") else FIXED_SEED
     configure(config.option.contract_examples, config.option.contract_seed)
+    be_patient_by(config.option.contract_patience)
     config.pluginmanager.register(_Run(config), "dimesh-contracts-run")
 
 

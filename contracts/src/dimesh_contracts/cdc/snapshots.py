@@ -57,7 +57,7 @@ class Snapshots(CDCHarness):
             await system.put(key, "v")
         seen: set[str] = set()
         gone: set[str] = set()
-        async with deadline():
+        async with deadline(2):
             async for batch in source.snapshot(system.object, None):
                 seen |= {system.key(c) for c in batch.items if isinstance(c, Change)}
                 for some, count in ((rows & seen, 7), (rows - seen, 1)):
@@ -81,7 +81,7 @@ class Snapshots(CDCHarness):
         position = await source.position(system.object)
         written = 0
         state: dict[str, str] = {}
-        async with deadline():
+        async with deadline(2):
             async for batch in source.snapshot(system.object, None):
                 for item in batch.items:
                     assert isinstance(item, Change)
