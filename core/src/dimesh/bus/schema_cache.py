@@ -35,8 +35,10 @@ class Registered(Protocol):
         """The number of the version."""
         ...
 
-    def check_payload(self, payload: bytes) -> None:
-        """Return if the payload belongs to the schema. Raises SchemaValidationError if not."""
+    def check_payload(self, payload: bytes, strict: bool = False) -> None:
+        """Return if the payload belongs to the schema. Raises SchemaValidationError if not. ``strict``: whether the payload is
+        known to be strict JSON.
+        """
         ...
 
     def read(self, payload: bytes, writer: Any) -> Any:

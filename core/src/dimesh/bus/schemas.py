@@ -94,7 +94,7 @@ class SchemaCheck:
                 elif WRITER_SCHEMA in event.headers and (writer := await self._writer(event, known, newest)):
                     writer.check_payload(event.data)
                 else:
-                    newest.check_payload(event.data)
+                    newest.check_payload(event.data, event._embeddable is True)
                     event = _stamped(event, known)
             except _FAILED as error:
                 self._refuse(rule, action, operation, event, error)
@@ -134,7 +134,7 @@ class SchemaCheck:
                 if newest is None:
                     self._pass_unchecked(rule, CONSUME, subject, event, known.unavailable)
                 elif event.headers.get(WRITER_SCHEMA) == known.stamp:
-                    newest.check_payload(event.data)
+                    newest.check_payload(event.data, event._embeddable is True)
                 else:
                     event = await self._read(event, known, newest)
             except _FAILED as error:
