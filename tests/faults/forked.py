@@ -16,6 +16,7 @@ CONTEXT.set_forkserver_preload(
         "capture.worker",
         "dimesh_contracts.history",
         "dimesh.backends.cdc.outbox",
+        "dimesh_netsuite.source",
         "dimesh_stripe.source",
         "dimesh_salesforce.source",
     ]

@@ -82,6 +82,8 @@ class History:
     def expect(self, key: str, name: str | None) -> None:
         """Expect a change that was committed."""
         self.expected += 1
+        if getattr(self._stage, "only_rows", False):  # such a system shows the last state of a row only
+            self.missing = {change for change in self.missing if change[0] != key}
         if (key, name) not in self._delivered:
             self.missing.add((key, name))
 

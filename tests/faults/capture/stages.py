@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from dimesh.backends.cdc.outbox import watch
+from dimesh_netsuite.sandbox import NetSuiteSandbox
 from dimesh_salesforce.sandbox import CLIENT_ID, CLIENT_SECRET, SalesforceSandbox
 from dimesh_stripe.sandbox import StripeSandbox
 from dimesh_stripe.sandbox.server import KEY
@@ -124,6 +125,46 @@ class StripeStage:
         return payload["primary_key"]["id"], name
 
 
+class NetSuiteStage:
+    driver = "netsuite"
+    object = "customer"
+    only_rows = True
+
+    def __init__(self, folder: Path) -> None:
+        self.sandbox = NetSuiteSandbox()
+        self._ledger = str(folder / "budgets.db")
+
+    async def __aenter__(self) -> Self:
+        await self.sandbox.start()
+        self.options: dict[str, Any] = {
+            **self.sandbox.options(legacy=True), "poll": 0.02, "reread": 0.2, "refresh": 0.0, "rate": 1_000, "page": 20,
+            "ledger": self._ledger, "read_lag": 0.1, "notes": False,
+        }  # fmt: skip
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.sandbox.stop()
+
+    def put(self, key: str | None, name: str) -> str:
+        if key is None:
+            return str(self.sandbox.account.create("customer", {"companyname": name}))
+        self.sandbox.account.update("customer", int(key), {"companyname": name})
+        return key
+
+    def delete(self, key: str) -> None:
+        self.sandbox.account.delete("customer", int(key))
+
+    def rows(self) -> dict[str, str]:
+        return {str(row["id"]): row["companyname"] for row in self.sandbox.account.rows("customer")}
+
+    def forget(self) -> None:
+        self.sandbox.account.skew += 31 * 86_400
+
+    def key_and_name(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+        name = None if payload["operation"] == "delete" else payload["after"]["companyname"]
+        return payload["primary_key"]["id"], name
+
+
 class SalesforceStage:
     driver = "salesforce"
     object = "Account"
@@ -164,6 +205,6 @@ class SalesforceStage:
         return payload["primary_key"]["Id"], name
 
 
-STAGES: dict[str, type[OutboxStage] | type[StripeStage] | type[SalesforceStage]] = {
-    "outbox": OutboxStage, "stripe": StripeStage, "salesforce": SalesforceStage
+STAGES: dict[str, type[OutboxStage] | type[StripeStage] | type[SalesforceStage] | type[NetSuiteStage]] = {
+    "outbox": OutboxStage, "stripe": StripeStage, "salesforce": SalesforceStage, "netsuite": NetSuiteStage,
 }  # fmt: skip

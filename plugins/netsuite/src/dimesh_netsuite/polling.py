@@ -176,6 +176,7 @@ class Polling:
                 at = _changed(at, offset=moment.offset, wide=wide_until(at.offset, moment, at.wide))
             now = max(int(self._client.time()), int(at.mark))
             begin = at.full - options.overlap - (WIDER if at.wide > now else 0.0) if full else at.mark - BACK
+            new_since = stamp_text(at.full - options.overlap - (WIDER if at.wide > at.full else 0.0))
             if self._deletes.tracked(table):
                 removed = await self._deleted(known, returned, stamp_text(begin))
                 if removed:
@@ -193,7 +194,7 @@ class Polling:
                 cursor = (at.cursor[0], tuple(at.cursor[1])) if at.cursor is not None else None
                 while True:
                     page = await self._reader.changed(table, stamp_text(begin), cursor, Priority.STREAM)
-                    changes = await self._new(page.rows, known, stamp_text(begin))
+                    changes = await self._new(page.rows, known, stamp_text(begin), new_since)
                     more = page.more and page.last is not None
                     if page.last is not None:
                         cursor = (page.stamp, page.last)
@@ -205,12 +206,12 @@ class Polling:
                         break
             if self._lines.wanted(table):
                 async for reads in self._lines.touched(stamp_text(begin)):
-                    changes = await self._new(reads, known, stamp_text(begin), stamp_text(now))
+                    changes = await self._new(reads, known, stamp_text(begin), new_since, stamp_text(now))
                     if changes:
                         yield ChangeBatch(changes, self._encode(at, known))
             if table.parent is not None:
                 async for parent_stamp, reads, lost in self._children.changed(table, stamp_text(begin)):
-                    changes = await self._new(reads, known, stamp_text(begin), parent_stamp)
+                    changes = await self._new(reads, known, stamp_text(begin), new_since, parent_stamp)
                     changes += self._removed(lost, parent_stamp, known)
                     if changes:
                         yield ChangeBatch(changes, self._encode(at, known))
@@ -235,9 +236,18 @@ class Polling:
             )
 
     async def _new(
-        self, rows: Sequence[Read], known: Known, begin: str, found_by: str | None = None
+        self, rows: Sequence[Read], known: Known, begin: str, new_since: str, found_by: str | None = None
     ) -> list[Change]:
-        """Return the changes of rows that are not in the state that was returned last."""
+        """Return the changes of rows that are not in the state that was returned last.
+
+        Args:
+            rows: the rows.
+            known: the rows that were returned.
+            begin: the beginning of the poll.
+            new_since: a row that was created before is an update. It follows from the position, so that the same change is the
+                same after a restart.
+            found_by: the time by which the rows were found, if that is not their own.
+        """
         table = self._table
         rows = await self._lines.added(table, rows, Priority.STREAM)
         new: list[tuple[Read, bool, bool]] = []
@@ -247,7 +257,7 @@ class Polling:
                 stamp = found_by or read.stamp or ""
                 # Whether the row was returned before is not known: the runner compares it with what was published.
                 unsure = seen is None and stamp <= known.floor
-                inserted = seen is None and read.created is not None and read.created >= begin
+                inserted = seen is None and read.created is not None and read.created >= new_since
                 new.append((read, unsure, inserted))
         if not new:
             return []
