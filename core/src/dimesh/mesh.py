@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dimesh.cdc.reports import SourceReport
     from dimesh.lineage import LineageService
     from dimesh.registry import SchemaRegistry
+    from dimesh.spi.registry import RegistryStore
 
 log = logging.getLogger("dimesh.mesh")
 
@@ -54,7 +55,9 @@ class Mesh:
     ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
-        self.context = PluginContext(settings.mesh.name, settings.mesh.data_dir, self.clock)
+        self.context = PluginContext(
+            settings.mesh.name, settings.mesh.data_dir, self.clock, self._opened_store
+        )
         """The description of this mesh for plugins."""
         self.plugins = manager or PluginManager(settings.plugins.allow, settings.plugins.block, self.context)
         self.plugins.load_observers(settings.plugins.options)
@@ -118,6 +121,10 @@ class Mesh:
                 on_registered=self.plugins.schema_registered,
             )
         return self._registry
+
+    async def _opened_store(self) -> RegistryStore:
+        await self.registry.open()
+        return self.registry.store
 
     @property
     def lineage(self) -> LineageService:

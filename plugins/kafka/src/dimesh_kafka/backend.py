@@ -30,6 +30,7 @@ from dimesh.spi.bus import (
 )
 from dimesh_kafka.admin import Admin
 from dimesh_kafka.delays import Delays
+from dimesh_kafka.frames import Frames, OpenRegistry
 from dimesh_kafka.options import KafkaOptions
 from dimesh_kafka.reader import ByTopic
 from dimesh_kafka.services import Services
@@ -50,10 +51,10 @@ class KafkaBackend:
     commit_interval = 1.0
     commit_every = 5_000
 
-    def __init__(self, options: KafkaOptions, clock: Clock) -> None:
+    def __init__(self, options: KafkaOptions, clock: Clock, registry: OpenRegistry | None = None) -> None:
         self.options = options
         self.capabilities = _capabilities(options)
-        self.services = services = Services(options, clock)
+        self.services = services = Services(options, clock, Frames(options.wire, registry))
         self.clients = services.clients
         self._streams: set[KafkaStream] = set()
         self._transactor = Transactor(lambda: self.clients.producer(f"{options.client_id}-{uuid4().hex}"))
@@ -118,6 +119,8 @@ class KafkaBackend:
         """Publish the records; return when all in-sync replicas have them."""
         if self._closed:
             raise BusClosedError("the bus is closed")
+        if self.services.frames.active:
+            await self.services.frames.prepare(topic, records)
         publisher = self.services.publisher
         if not publisher.partitions(topic):
             await self.services.ensure(topic)

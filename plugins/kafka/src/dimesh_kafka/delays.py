@@ -63,14 +63,16 @@ class Delays:
         messages: list[Message] = []
         total = 0
         for record in records:
+            own = to_headers(record)
+            value = self._services.frames.message(topic, record, own)
             headers = [
-                *to_headers(record),
+                *own,
                 (DUE, repr(record.deliver_at).encode("ascii")),
                 (TOPIC, topic.encode("ascii")),
                 (KEY, record.key.encode("utf-8", "surrogatepass")),
             ]
-            size = len(record.payload) + sum(len(value) for _, value in headers)
-            messages.append((0, uuid4().bytes, record.payload, headers, size))
+            size = len(value) + sum(len(one) for _, one in headers)
+            messages.append((0, uuid4().bytes, value, headers, size))
             total += size
         await self._services.publisher.send(self._topic, messages, total, timeout)
         self.watch()

@@ -27,6 +27,11 @@ from dimesh.spi.bus import Record, RefusedRecord
 
 COMPACT: Final = "dimesh"
 ROUTE: Final = "dimesh-route"
+FRAME: Final = "dimesh-frame"
+"""The header with the number of bytes of a frame in front of the payload, see :mod:`dimesh_kafka.frames`."""
+FRAME_HEADER: Final = "__value_schema_id"
+"""The header that names the schema of a bare payload, in the header form of Confluent's serializers."""
+_MOST_FRAME_DIGITS: Final = 3
 _STRUCTURED: Final = b"application/cloudevents+json"
 _SPECVERSION: Final = f"{KAFKA_PREFIX}specversion"
 _CONTENT_TYPE: Final = "content-type"
@@ -70,6 +75,31 @@ def to_headers(record: Record) -> list[tuple[str, bytes]]:
     if event.headers is not NO_HEADERS:
         others += _written(event.headers)
     return [compact, _route_of(record, len(others)), *others]
+
+
+def framed(payload: bytes, head: bytes, headers: list[tuple[str, bytes]], *, by_header: bool) -> bytes:
+    """Return the value of a message with a frame.
+
+    Args:
+        payload: the payload of the event.
+        head: the frame.
+        headers: what :func:`to_headers` returned; it is completed.
+        by_header: whether the frame is a header of its own.
+    """
+    front, _, others = headers[1][1].rpartition(b"\0")
+    headers[1] = (ROUTE, b"%s\0%d" % (front, int(others) + 1))
+    if by_header:
+        headers.append((FRAME_HEADER, head))
+        return payload
+    headers.append((FRAME, b"%d" % len(head)))
+    return head + payload
+
+
+def _unframed(payload: bytes, headers: Headers) -> bytes:
+    for name, value in headers:
+        if name == FRAME and value is not None and value.isdigit() and len(value) <= _MOST_FRAME_DIGITS:
+            return payload[int(value) :]
+    return payload
 
 
 def _route_of(record: Record, others: int) -> tuple[str, bytes]:
@@ -120,6 +150,8 @@ def from_message(key: bytes | None, value: bytes | None, headers: Headers) -> Re
             except UnicodeError:
                 return _foreign(name, payload, headers, value is None)
             kind, pillar, priority, count = route
+            if headers[-1][0] == FRAME or len(headers) != count:
+                payload = _unframed(payload, headers)
             record = Record(name, kind, pillar, priority, payload, None, None, compact)
             return record if len(headers) == count else _with_foreign(record, headers)
     return _foreign(name, payload, headers, value is None)
@@ -149,7 +181,7 @@ def _with_foreign(record: Record, headers: Headers) -> Record:
     new = {
         name: value
         for name, value in _others(headers).items()
-        if name not in event.headers and f"ce-{name}" not in event.headers
+        if name not in event.headers and f"ce-{name}" not in event.headers and name != FRAME_HEADER
     }
     return Record.of(event.replace(headers={**event.headers, **new}), record.key) if new else record
 
@@ -182,7 +214,7 @@ def _others(headers: Headers) -> dict[str, str | bytes]:
     found: dict[str, str | bytes] = {}
     for name, value in headers:
         lower = name.lower()
-        if lower in (COMPACT, ROUTE, _CONTENT_TYPE) or lower.startswith(KAFKA_PREFIX) or not name:
+        if lower in (COMPACT, ROUTE, FRAME, _CONTENT_TYPE) or lower.startswith(KAFKA_PREFIX) or not name:
             continue
         own, count = name, 1
         while own in found:

@@ -35,6 +35,10 @@ class KafkaOptions(Options, frozen=True):
     dashes."""
 
     # -- publishing --
+    wire: Literal["confluent", "confluent-header"] | None = None
+    """The frame around payloads whose schema is registered, for the serializers and deserializers of Confluent's registry in
+    other programs: the id in front of the payload, or the GUID in a header. Framed messages of other programs become events. It
+    needs the registry of the mesh and ``dimesh-confluent``; None: payloads are bare."""
     partition_by: Literal["key", "event", "pillar", "tenant"] = "key"
     """What chooses the partition: the ordering key; the event's id (spread evenly, no order); the sender's pillar;
     the tag ``tenant``. The last three keep the order of an ordering key only where all of its events agree in it."""

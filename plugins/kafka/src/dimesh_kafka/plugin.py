@@ -19,7 +19,7 @@ class _Plugin:
     def dimesh_bus_backend(self, options: Mapping[str, Any], context: PluginContext) -> BusBackend:
         from dimesh_kafka.backend import KafkaBackend
 
-        return KafkaBackend(parse_options(KafkaOptions, options, WHERE), context.clock)
+        return KafkaBackend(parse_options(KafkaOptions, options, WHERE), context.clock, context.registry)
 
 
 plugin = _Plugin()

@@ -61,6 +61,8 @@ class Production:
             await self._services.ensure(topic)
         if partition in self._unsure and await self._was_committed(transactor, partition, offset):
             return
+        if self._services.frames.active:
+            await self._services.frames.prepare(topic, records)
         messages, _ = self._services.publisher.prepared(topic, records) if records else ([], 0)
         position = {TopicPartition(self._topic, partition): offset}
         try:

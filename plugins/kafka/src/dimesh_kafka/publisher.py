@@ -28,6 +28,7 @@ from dimesh.spi.bus import Position, Record
 from dimesh.storage.room import Room
 from dimesh_kafka.clients import stop_producer
 from dimesh_kafka.failures import explained
+from dimesh_kafka.frames import Frames
 from dimesh_kafka.messages import to_headers
 from dimesh_kafka.options import KafkaOptions
 
@@ -88,6 +89,7 @@ class Publisher:
         new_producer: makes a client, not started.
         clock: the clock of the bus.
         acknowledged: is called with the topic, the partition and the offset after the last record of an acknowledged batch.
+        frames: frames payloads.
     """
 
     def __init__(
@@ -96,11 +98,13 @@ class Publisher:
         new_producer: Callable[[], AIOKafkaProducer],
         clock: Clock,
         acknowledged: Callable[[str, int, int], None],
+        frames: Frames | None = None,
     ) -> None:
         self._options = options
         self._new_producer = new_producer
         self._clock = clock
         self._acknowledged = acknowledged
+        self._frames = frames
         self._topics: dict[str, list[Partition]] = {}
         self._choices: dict[str, int] = {}
         self._held: dict[str, asyncio.Event] = {}
@@ -243,7 +247,8 @@ class Publisher:
             key = record.key.encode("utf-8", "surrogatepass")
             size = self._size(record, key, headers)
             total += size
-            messages.append((self.choose(record, count), key, record.payload, headers, size))
+            value = record.payload if self._frames is None else self._frames.message(topic, record, headers)
+            messages.append((self.choose(record, count), key, value, headers, size))
         return messages, total
 
     def check(self, records: Sequence[Record]) -> None:

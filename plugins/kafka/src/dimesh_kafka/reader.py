@@ -15,7 +15,7 @@ from dimesh.errors import BusError
 from dimesh.spi.bus import Delivery, Start, StartAt
 from dimesh_kafka.clients import stop_consumer
 from dimesh_kafka.failures import translated
-from dimesh_kafka.messages import from_message
+from dimesh_kafka.frames import Frames
 
 ByTopic: TypeAlias = dict[str, dict[int, int]]
 """An offset for each partition of each topic."""
@@ -35,8 +35,11 @@ class Reader:
         patience: the seconds that a read may take.
     """
 
-    def __init__(self, new_consumer: Callable[..., AIOKafkaConsumer], patience: float) -> None:
+    def __init__(
+        self, new_consumer: Callable[..., AIOKafkaConsumer], patience: float, frames: Frames | None = None
+    ) -> None:
         self._new_consumer = new_consumer
+        self._frames = frames or Frames(None, None)
         self._patience = patience
         self._consumer: AIOKafkaConsumer | None = None
         self._lock = asyncio.Lock()
@@ -145,9 +148,11 @@ class Reader:
                         consumer.seek(part, (await consumer.beginning_offsets([part]))[part])
                 for part, messages in fetched.items():
                     taken = [m for m in messages if m.offset < ends[part.partition]][: left.get(part, 0)]
+                    if self._frames.active:
+                        await self._frames.learn(taken)
                     found += [
                         Delivery(
-                            from_message(m.key, m.value, m.headers),
+                            self._frames.read(m),
                             part.partition,
                             m.offset,
                             m.timestamp / 1000,

@@ -14,6 +14,7 @@ from dimesh_kafka.admin import Admin
 from dimesh_kafka.attempts import AttemptsTable
 from dimesh_kafka.clients import Clients
 from dimesh_kafka.failures import connection_error
+from dimesh_kafka.frames import Frames
 from dimesh_kafka.names import InternalTopics
 from dimesh_kafka.options import KafkaOptions
 from dimesh_kafka.publisher import Publisher
@@ -28,17 +29,19 @@ class Services:
     Args:
         options: the options of the bus.
         clock: the clock of the bus.
+        frames: frames payloads.
     """
 
     publisher: Publisher
     admin: Admin
 
-    def __init__(self, options: KafkaOptions, clock: Clock) -> None:
+    def __init__(self, options: KafkaOptions, clock: Clock, frames: Frames) -> None:
         self.options = options
         self.clock = clock
+        self.frames = frames
         self.clients = Clients(options)
         self.internal = InternalTopics(options.internal)
-        self.reader = Reader(self.clients.consumer, options.request_timeout)
+        self.reader = Reader(self.clients.consumer, options.request_timeout, frames)
         self.tables = Tables(
             self.partitions_of, self.ensure_internal, self.clients.consumer, options.request_timeout
         )
@@ -54,7 +57,9 @@ class Services:
         Raises:
             BusError: no broker can be reached, or the credentials are refused.
         """
-        self.publisher = Publisher(self.options, self.clients.producer, self.clock, self.note_end)
+        self.publisher = Publisher(
+            self.options, self.clients.producer, self.clock, self.note_end, self.frames
+        )
         client = self.clients.admin()
         self.admin = Admin(self.options, client, self.clients.consumer)
         try:

@@ -26,7 +26,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
-from dimesh.errors import BusError, FencedError, PositionLostError
+from dimesh.errors import BusError, FencedError, PositionLostError, SchemaError
 from dimesh.spi.bus import Attempts, Batch, Delivery, PartitionListener, Record, Subscribe
 from dimesh_kafka.clients import is_fenced, raise_group_error, stop_consumer
 from dimesh_kafka.failures import explained, translated
@@ -37,6 +37,8 @@ from dimesh_kafka.services import Services
 
 log = logging.getLogger("dimesh.bus.kafka")
 
+_REGISTRY_PAUSE: Final = 1.0
+"""Seconds until a schema registry that does not answer is asked again."""
 _DELETED_CHECK: Final = 0.1
 """Seconds between two looks, during a commit, at whether the topic is deleted."""
 _RECHECK: Final = 0.5
@@ -86,6 +88,8 @@ class KafkaStream:
         """Whether the current assignment of partitions is known."""
         self._lost: list[str] = []
         self._broken: Exception | None = None
+        self._unread: dict[TopicPartition, list[Any]] = {}
+        """Messages that wait for the schema registry."""
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -214,6 +218,7 @@ class KafkaStream:
             if self.closed:
                 return ()
             if self._broken is not None:
+                self._unread = {}  # they are read again
                 await self._reconnect()
             consumer = self._consumer
             if self._lost:
@@ -228,7 +233,9 @@ class KafkaStream:
             if passed:
                 return passed
             try:
-                found = await consumer.getmany(timeout_ms=int(_RECHECK * 1000), max_records=limit)
+                found = self._unread or await consumer.getmany(
+                    timeout_ms=int(_RECHECK * 1000), max_records=limit
+                )
             except ConsumerStoppedError:
                 continue
             except OffsetOutOfRangeError as error:
@@ -237,6 +244,8 @@ class KafkaStream:
             except KafkaError as error:
                 self._broken = error
                 raise explained(error, f"read {self.topic}") from error
+            if self._services.frames.active and not await self._learned(found):
+                continue
             batches = [
                 self._batch(part.partition, messages)
                 for part, messages in found.items()
@@ -247,6 +256,18 @@ class KafkaStream:
                 return batches
             if not found and self._services.is_deleted(self.topic):
                 await self.end()
+
+    async def _learned(self, found: dict[TopicPartition, list[Any]]) -> bool:
+        """Return whether the schemas of messages are known. If not, the messages are kept for the next attempt."""
+        self._unread = found
+        try:
+            await self._services.frames.learn(message for messages in found.values() for message in messages)
+        except SchemaError as error:
+            log.warning("topic %s waits for the schema registry: %s", self.topic, error)
+            await asyncio.sleep(_REGISTRY_PAUSE)
+            return False
+        self._unread = {}
+        return True
 
     async def _pause(self, consumer: AIOKafkaConsumer | None) -> None:
         """Wait for an assignment. Check the client for errors, which it otherwise raises only from a fetch."""
@@ -289,9 +310,12 @@ class KafkaStream:
         return passed
 
     def _batch(self, number: int, messages: Sequence[Any]) -> Batch:
+        frames = self._services.frames
         deliveries = [
             Delivery(
-                from_message(message.key, message.value, message.headers),
+                frames.read(message)
+                if frames.active
+                else from_message(message.key, message.value, message.headers),
                 number,
                 message.offset,
                 message.timestamp / 1000,
