@@ -15,6 +15,7 @@ from dimesh import (
     IncompatibleSchemaError,
     InvalidSchemaError,
     NotPermittedError,
+    ReferencedError,
     RegistryUnavailableError,
     SchemaFormat,
     SubjectNotFoundError,
@@ -242,3 +243,25 @@ async def test_global_settings_can_be_removed_where_only_subjects_have_a_delete(
         await registry.store.set_settings(None, {})
         assert await registry.store.get_settings(None) == {}
         assert level == ["BACKWARD"]
+
+
+async def test_a_server_that_does_not_say_what_is_deleted() -> None:
+    def answer(request: Request) -> Answer:
+        if request.path.endswith("/versions"):
+            return 200, [2]
+        number = int(request.path.rpartition("/")[2])
+        return 200, {"subject": "s", "version": number, "id": number, "schema": '"string"'}
+
+    async with hosted(Scripted(answer)) as url, ConfluentSchemaRegistry(url) as registry:
+        found = [await registry.store.get("s", number, deleted=True) for number in (1, 2)]
+    assert [stored.deleted for stored in found if stored is not None] == [True, False]
+
+
+async def test_a_conflict_of_a_delete_is_a_reference() -> None:
+    refusal = {"error_code": 42201, "message": "still referenced"}
+    async with (
+        hosted(Scripted(lambda request: (409, refusal))) as url,
+        ConfluentSchemaRegistry(url) as registry,
+    ):
+        with pytest.raises(ReferencedError, match="still referenced"):
+            await registry.delete_subject("s")

@@ -171,8 +171,6 @@ async def test_a_delete_that_was_not_carried_out_is_repeated() -> None:
         (404, 40405, errors.NotSoftDeletedError),
         (404, 40406, errors.SoftDeletedError),
         (404, 40407, errors.NotSoftDeletedError),
-        (409, 409, errors.IncompatibleSchemaError),
-        (409, 40901, errors.IncompatibleSchemaError),
         (422, 42201, errors.InvalidSchemaError),
         (422, 42202, errors.SchemaError),
         (422, 42203, errors.ConfigurationError),

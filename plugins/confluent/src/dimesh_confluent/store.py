@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dimesh.capabilities import Capabilities, Capability
@@ -15,6 +16,7 @@ from dimesh.errors import (
     IncompatibleSchemaError,
     InvalidSchemaError,
     NotPermittedError,
+    ReferencedError,
     ReferenceNotFoundError,
     RegistryUnavailableError,
     SchemaError,
@@ -206,6 +208,8 @@ class ConfluentStore:
         try:
             answer = await self._transport.request("DELETE", *path, query=query, repeat=False)
         except RefusalError as refusal:
+            if refusal.status == 409:  # as some servers say that it is referred to
+                raise ReferencedError(f"{what} cannot be deleted: {refusal.message}") from None
             raise refusal.error(f"{what} cannot be deleted") from None
         finally:
             self._cache.forget(subject)
@@ -250,7 +254,7 @@ class ConfluentStore:
 
     async def _fetch(self, subject: str, version: int | None, deleted: bool = False) -> StoredSchema | None:
         number = "latest" if version is None else str(version)
-        return await self._version(
+        stored = await self._version(
             f"subject {show(subject)}, version {number}, cannot be read",
             "GET",
             *_subject(subject),
@@ -258,6 +262,10 @@ class ConfluentStore:
             number,
             query={"deleted": True} if deleted else None,
         )
+        if stored is None or not deleted or stored.deleted:
+            return stored
+        # Older servers do not say which of the versions are deleted.
+        return replace(stored, deleted=stored.version not in await self.numbers(subject))
 
     async def _version(self, about: str, *request: Any, **options: Any) -> StoredSchema | None:
         try:
