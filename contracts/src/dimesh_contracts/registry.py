@@ -28,7 +28,7 @@ from dimesh.errors import (
     VersionConflictError,
 )
 from dimesh.spi.registry import DecidingStore, IdIndex, Reference, RegistryStore, SchemaContent, StoredSchema
-from dimesh_contracts.contract import Contract, Guarantee, proves
+from dimesh_contracts.contract import NOT_OFFERED, Contract, Guarantee, proves
 
 NewStore = Callable[[], RegistryStore]
 FORMAT = "JSON_SCHEMA"
@@ -251,7 +251,7 @@ class RegistryStoreContract(Contract):
         has another content; the highest id counts versions, or those of all contexts.
         """
         if not isinstance(store, IdIndex):
-            pytest.skip("the store has no index of ids")
+            pytest.skip(f"{NOT_OFFERED}an index of ids")
         assert await store.last_id() == 0
         await add(store, ":.dev:a", content("{}", "other"))
         dev = await add(store, ":.dev:a", content('{"x": 1}', "x"))

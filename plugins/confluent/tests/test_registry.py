@@ -263,5 +263,6 @@ async def test_a_conflict_of_a_delete_is_a_reference() -> None:
         hosted(Scripted(lambda request: (409, refusal))) as url,
         ConfluentSchemaRegistry(url) as registry,
     ):
+        await registry.open()
         with pytest.raises(ReferencedError, match="still referenced"):
-            await registry.delete_subject("s")
+            await registry.store.delete("s")
