@@ -53,6 +53,23 @@ def descriptor() -> str:
     return base64.b64encode(proto.SerializeToString()).decode()
 
 
+def many_in_a_descriptor(what: str) -> str:
+    """Return a descriptor with very many parts that take few bytes."""
+    proto = descriptor_pb2.FileDescriptorProto(
+        syntax="proto2", dependency=["google/protobuf/descriptor.proto"]
+    )
+    proto.extension.add(name="o", number=50_001, type=5, label=3, extendee=".google.protobuf.MessageOptions")
+    one = proto.message_type.add(name="M")
+    if what == "options":
+        one.options.MergeFromString(b"\x88\xb5\x18\x01" * 300_000)
+    elif what == "ranges":
+        for n in range(150_000):
+            one.extension_range.add(start=2 * n + 1, end=2 * n + 2)
+    else:
+        one.reserved_name.extend(["x"] * 300_000)
+    return base64.b64encode(proto.SerializeToString()).decode()
+
+
 TIMES = """
 syntax = "proto3";
 import "google/protobuf/timestamp.proto";
@@ -287,6 +304,14 @@ HOSTILE = [
     ),
     proto2("optional int32 a = 1 [default = " + "9" * 100_000 + "];"),
     "QUJD" * 100_000,
+    proto3(
+        'import "google/protobuf/descriptor.proto"; extend google.protobuf.MessageOptions { repeated string o = 50001; } message M { '
+        + 'option (o) = "x"; ' * 15_000
+        + "}"
+    ),
+    many_in_a_descriptor("options"),
+    many_in_a_descriptor("ranges"),
+    many_in_a_descriptor("reserved"),
     base64.b64encode(b"\x22\x80\x80\x80\x80\x08" * 1_000).decode(),
     proto3('option java_package = "' + "\\" * 100_000 + '";'),
 ]

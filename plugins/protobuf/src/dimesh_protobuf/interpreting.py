@@ -11,13 +11,13 @@ from typing import Any
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
+from dimesh.errors import InvalidSchemaError
 from dimesh_protobuf.cursor import Cursor
+from dimesh_protobuf.limits import MAX_OPTIONS
 from dimesh_protobuf.options import read_option
 from dimesh_protobuf.parsing import escaped
 from dimesh_protobuf.pool import Pool
 from dimesh_protobuf.protos import FileDescriptorProto, Type
-
-_DESCRIPTOR = "google/protobuf/descriptor.proto"
 
 
 def normalized(proto: Any, pool: Pool) -> Any:
@@ -26,14 +26,24 @@ def normalized(proto: Any, pool: Pool) -> Any:
     Args:
         proto: the file descriptor; it is not changed.
         pool: the classes of the file and of those that it imports.
+
+    Raises:
+        InvalidSchemaError: there are too many options.
     """
+    _check_count(sum(len(options.uninterpreted_option) for options in _all_options(proto)))
     if not pool.has_message("google.protobuf.FileOptions"):
         return proto
     found = FileDescriptorProto()
     found.CopyFrom(proto)
+    left = MAX_OPTIONS
     for options in _all_options(found):
-        _interpret(options, pool, found.package)
+        left -= _interpret(options, pool, found.package, left)
     return found
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_OPTIONS:
+        raise InvalidSchemaError(f"the file has more than {MAX_OPTIONS:,} options of authors")
 
 
 def _all_options(file: Any) -> Iterator[Any]:
@@ -64,8 +74,8 @@ def _of_enums(enums: Any) -> Iterator[Any]:
                 yield part.options
 
 
-def _interpret(options: Any, pool: Pool, package: str) -> None:
-    """Replace what an extension of the pool describes by one option in the form of a text for each value."""
+def _interpret(options: Any, pool: Pool, package: str, most: int) -> int:
+    """Replace what an extension of the pool describes by one option in the form of a text for each value; return their number."""
     given = list(options.uninterpreted_option)
     plain = type(options)()
     plain.CopyFrom(options)
@@ -73,20 +83,25 @@ def _interpret(options: Any, pool: Pool, package: str) -> None:
     try:
         known = pool.message_class(options.DESCRIPTOR.full_name).FromString(plain.SerializePartialToString())
     except DecodeError:
-        return
+        return 0
     rest = [option for option in given if not _merge(option, known, pool, package)]
     extensions = [(field, value) for field, value in known.ListFields() if field.is_extension]
     if not extensions and len(rest) == len(given):
-        return
+        return 0
+    values = [
+        (field, item)
+        for field, value in extensions
+        for item in (value if field.default_value == [] else [value])
+    ]
+    _check_count(len(values) + MAX_OPTIONS - most)
     for field, _ in extensions:
         known.ClearExtension(field)
     options.Clear()
     options.MergeFromString(known.SerializePartialToString(deterministic=True))
-    for field, value in extensions:
-        for item in value if field.default_value == [] else [value]:
-            cursor = Cursor(f"(.{field.full_name}) = {_spelled(field, item)}")
-            read_option(cursor, options)
+    for field, value in values:
+        read_option(Cursor(f"(.{field.full_name}) = {_spelled(field, value)}"), options)
     options.uninterpreted_option.extend(rest)
+    return len(values)
 
 
 def _merge(option: Any, known: Any, pool: Pool, package: str) -> bool:

@@ -8,6 +8,8 @@ MAX_TEXT: Final = 1_048_576
 """The number of characters of a schema."""
 MAX_PARTS: Final = 20_000
 """The number of messages, fields, values, ranges, options and methods of a file."""
+MAX_OPTIONS: Final = 5_000
+"""The number of values of options that authors define, in a file."""
 MAX_NESTING: Final = 32
 """The nesting of messages in messages, and of braces in options: protoc has the same limit."""
 MAX_IMPORTS: Final = 500

@@ -165,7 +165,7 @@ class _Parser:
         ) in optional:  # each optional field of proto3 is in a oneof of its own, after those that are written
             field.oneof_index = len(message.oneof_decl)
             name = f"_{field.name}"
-            taken = {one.name for one in message.oneof_decl} | {one.name for one in message.field}
+            taken = _names_in(message)
             while name in taken:
                 name = f"X{name}"
             message.oneof_decl.add(name=name)
@@ -475,6 +475,13 @@ class _Parser:
         name = cursor.full_name("a message")
         cursor.expect(")")
         return stream, name
+
+
+def _names_in(message: Any) -> set[str]:
+    """Return the names that a message defines in its own scope."""
+    parts = (message.field, message.oneof_decl, message.nested_type, message.enum_type, message.extension)
+    values = (value for enum in message.enum_type for value in enum.value)
+    return {part.name for some in (*parts, values) for part in some}
 
 
 def escaped(data: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from dimesh_protobuf.limits import MAX_NUMBER
+from dimesh_protobuf.limits import MAX_NUMBER, MAX_PARTS
 from dimesh_protobuf.nodes import RANGES, Field
 from dimesh_protobuf.places import Path, Places
 from dimesh_protobuf.protos import Type
@@ -25,6 +25,7 @@ def check_message(proto: Any, proto3: bool, places: Places, path: Path) -> None:
     name = proto.name
     if proto.options.message_set_wire_format:
         places.refuse(path, "the option 'message_set_wire_format' is not supported")
+    _check_size(proto.reserved_range, proto.reserved_name, proto.extension_range, places=places, path=path)
     if proto3 and proto.extension_range:
         places.refuse((*path, 5, 0), "proto3 has no extensions of messages")
     ranges = [(r.start, r.end, (*path, 9, n), "reserved") for n, r in enumerate(proto.reserved_range)]
@@ -54,6 +55,12 @@ def check_message(proto: Any, proto3: bool, places: Places, path: Path) -> None:
     for n, oneof in enumerate(proto.oneof_decl):
         if n not in members:
             places.refuse((*path, 8, n), f"the oneof {oneof.name!r:.100} has no field")
+
+
+def _check_size(*parts: Any, places: Places, path: Path) -> None:
+    """Check the number of parts, which a descriptor may state in a few bytes."""
+    if sum(map(len, parts)) > MAX_PARTS:
+        places.refuse(path, f"there are more than {MAX_PARTS:,} reservations and ranges")
 
 
 def _check_json_names(proto: Any, proto3: bool, places: Places, path: Path) -> None:
@@ -190,6 +197,7 @@ def check_enum(proto: Any, proto3: bool, places: Places, path: Path) -> None:
     Raises:
         InvalidSchemaError: a rule is violated.
     """
+    _check_size(proto.reserved_range, proto.reserved_name, places=places, path=path)
     if not proto.value:
         places.refuse(path, f"the enum {proto.name!r:.100} has no value")
     if proto3 and proto.value[0].number != 0:
