@@ -276,25 +276,25 @@ HOSTILE = [
     message("x" * 2_000_000),
     proto3(
         "message M0 {}"
-        + "".join(f"message M{n} {{ M{n - 1} a = 1; M{n - 1} b = 2; }}" for n in range(1, 2_000))
+        + "".join(f"message M{n} {{ M{n - 1} a = 1; M{n - 1} b = 2; }}" for n in range(1, 1_000))
     ),
     proto3(
-        "".join(f"message M{n} {{ M{n + 1} a = 1; string b = 2; }}" for n in range(5_000))
-        + "message M5000 {}"
+        "".join(f"message M{n} {{ M{n + 1} a = 1; string b = 2; }}" for n in range(1_500))
+        + "message M1500 {}"
     ),
     proto3(
         "message M {"
-        + "".join(f"M{n} f{n} = {n + 1};" for n in range(3_000))
+        + "".join(f"M{n} f{n} = {n + 1};" for n in range(1_000))
         + "}"
-        + "".join(f"message M{n} {{ M m = 1; }}" for n in range(3_000))
+        + "".join(f"message M{n} {{ M m = 1; }}" for n in range(1_000))
     ),
     proto2("required M m = 1;"),
     'syntax = "proto2";'
     + "message M40 { optional int32 a = 1; }"
     + "".join(f"message M{n} {{ required M{n + 1} a = 1; required M{n + 1} b = 2; }}" for n in range(40)),
     'syntax = "proto2";'
-    + "".join(f"message M{n} {{ required M{n + 1} a = 1; }}" for n in range(5_000))
-    + "message M5000 {}",
+    + "".join(f"message M{n} {{ required M{n + 1} a = 1; }}" for n in range(1_500))
+    + "message M1500 {}",
     message("reserved " + ", ".join(str(n) for n in range(1, 9_000)) + ";"),
     message("reserved 1 to max; int32 a = 1;"),
     proto3(f"package {'a.' * 400}b; message M {{ {'a.' * 400}b.M m = 1; }}"),

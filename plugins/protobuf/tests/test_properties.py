@@ -80,7 +80,7 @@ def test_damaged_payloads_are_errors_or_values(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_verdicts_of_random_edits_are_true(seed: int) -> None:
     """A yes is attacked by random values, a no has a witness, nothing is undecided, and what is read has its meaning."""
     rng = random.Random(seed)

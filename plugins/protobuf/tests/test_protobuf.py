@@ -543,10 +543,10 @@ def test_a_long_chain_of_messages_is_compared_as_deeply_as_values_are_nested() -
     assert near.witness is not None
     assert first("int64", 90).is_valid(near.witness.value)
     assert language.compare(
-        first("int64", 3_000), first("int32", 3_000), "strict"
+        first("int64", 1_000), first("int32", 1_000), "strict"
     )  # no value reaches the end
     value = {"a": {"a": {"first": {}}}}
-    assert parse(chain("int32", 3_000)).decode(parse(chain("int32", 3_000)).encode(value)) == value
+    assert parse(chain("int32", 1_000)).decode(parse(chain("int32", 1_000)).encode(value)) == value
 
 
 def test_schemas_with_the_same_names_do_not_see_each_other() -> None:
