@@ -12,6 +12,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "fault_worker",
+        "mending",
         "registering",
         "capture.worker",
         "dimesh_contracts.history",
