@@ -21,8 +21,8 @@ POLICIES: Final = ("strict", "defaults", "tolerant", "confluent", "confluent-len
 ``strict``: every document of the writer is valid under the reader. ``defaults``: the reader also fills in a required property
 that has a default. ``tolerant``: moreover, writers send only the properties that they declare, and readers ignore properties
 that they do not know. ``confluent`` and ``confluent-lenient``: the verdicts of Confluent's server with its
-``compatibilityPolicy`` STRICT and LENIENT. A language whose rules leave no choice (Avro's, Protobuf's) gives the same verdict
-for all of them.
+``compatibilityPolicy`` STRICT and LENIENT. A language whose rules leave no choice gives the same verdict for several of them:
+Avro's for all, Protobuf's for the first three.
 """
 
 
