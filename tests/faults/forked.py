@@ -20,6 +20,7 @@ CONTEXT.set_forkserver_preload(
         "dimesh_netsuite.source",
         "dimesh_stripe.source",
         "dimesh_salesforce.source",
+        "dimesh_zendesk.source",
     ]
 )
 

@@ -30,7 +30,7 @@ class Story:
 
     async def begin(self, object: str = "tickets") -> None:
         self.object = object
-        self.account.advance(MINUTE)
+        self.account.advance(1_000)  # rows that are older are not new
         await self.source.open()
         self.position = await self.source.position(object)
 
@@ -283,13 +283,18 @@ async def test_a_cursor_that_stays_the_same_is_an_error_and_no_endless_loop(
     sandbox.account.advance(MINUTE)
     sandbox.faults.plan("same_cursor", path="/api/v2/incremental/tickets", times=-1)
     before = len(sandbox.requests)
-    with pytest.raises(SourceUnavailableError, match="same cursor"):
+    batches = [batch]
+
+    async def drain() -> None:
         async with deadline():
             while True:
-                batch = await anext(stream)
+                batches.append(await anext(stream))
+
+    with pytest.raises(SourceUnavailableError, match="same cursor"):
+        await drain()
     assert len(sandbox.requests) - before <= 8
     sandbox.faults.clear()
-    stream = source.stream("tickets", batch.position)
+    stream = source.stream("tickets", batches[-1].position)
     async with deadline():
         assert [c.operation for c in (await anext(stream)).items] == [Operation.INSERT]
     await stream.aclose()
@@ -349,3 +354,50 @@ async def test_an_event_of_a_time_before_the_position_is_not_used(story: Story) 
     story.account.update("tickets", id, {"subject": "c"})
     (change,) = await story.told()
     assert (change.before["subject"], change.after["subject"]) == ("b", "c")
+
+
+async def test_a_ticket_that_changes_again_while_it_is_held_back_keeps_its_first_change(
+    sandbox: ZendeskSandbox, new_source: New, read: Callable[..., Any]
+) -> None:
+    """Other tickets move the position past the first change; also a restart must not lose it, or publish used events again."""
+    account = sandbox.account
+    story = Story(sandbox, new_source(), read)
+    id = account.create("tickets", {"subject": "a"})["id"]
+    await story.begin()
+    account.update("tickets", id, {"subject": "b"})
+    account.advance(1)
+    other = account.create("tickets", {"subject": "other"})["id"]
+    account.advance(30)
+    account.update("tickets", id, {"subject": "c"})
+    account.advance(31)
+    found, story.position = await read(
+        story.source, "tickets", story.position, lambda item: item.primary_key["id"] == other
+    )
+    assert summary(found) == [("insert", other)]
+    story.source = new_source()
+    await story.source.open()
+    account.update("tickets", other, {"subject": "again"})
+    told = await story.told()
+    assert [(c.primary_key["id"], c.before["subject"], c.after["subject"]) for c in told] == [
+        (id, "a", "b"),
+        (id, "b", "c"),
+        (other, "other", "again"),
+    ]
+
+
+async def test_a_repair_that_another_process_began_finds_all_deletes(story: Story, new_source: New) -> None:
+    ids = [story.account.create("tickets", {"subject": f"t{n}"})["id"] for n in range(30)]
+    await story.begin()
+    first = new_source(page=20)
+    await first.open()
+    story.account.delete("tickets", ids[0])
+    story.account.delete("tickets", ids[29])
+    story.account.advance(MINUTE)
+    batches = first.snapshot("tickets", None)
+    resume = (await anext(batches)).position
+    second = new_source(page=20)
+    await second.open()
+    async for _ in second.snapshot("tickets", resume):
+        pass
+    found = await second.read_rows("tickets", [{"id": ids[n]} for n in (0, 1, 29)])
+    assert [change.operation for change in found] == [Operation.DELETE, Operation.SNAPSHOT, Operation.DELETE]

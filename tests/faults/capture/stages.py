@@ -11,6 +11,9 @@ from dimesh_netsuite.sandbox import NetSuiteSandbox
 from dimesh_salesforce.sandbox import CLIENT_ID, CLIENT_SECRET, SalesforceSandbox
 from dimesh_stripe.sandbox import StripeSandbox
 from dimesh_stripe.sandbox.server import KEY
+from dimesh_zendesk.sandbox import CLIENT_ID as ZENDESK_ID
+from dimesh_zendesk.sandbox import CLIENT_SECRET as ZENDESK_SECRET
+from dimesh_zendesk.sandbox import ZendeskSandbox
 
 
 class Stage(Protocol):
@@ -205,6 +208,51 @@ class SalesforceStage:
         return payload["primary_key"]["Id"], name
 
 
-STAGES: dict[str, type[OutboxStage] | type[StripeStage] | type[SalesforceStage] | type[NetSuiteStage]] = {
+class ZendeskStage:
+    driver = "zendesk"
+    object = "tickets"
+
+    def __init__(self, folder: Path) -> None:
+        # Within a second, the order of an export is that of ids: a shorter time would show a second that is not over.
+        self.sandbox = ZendeskSandbox(hold_back=1.0, exports_a_minute=1_000_000)
+        self._folder = folder
+
+    async def __aenter__(self) -> Self:
+        await self.sandbox.start()
+        self.options: dict[str, Any] = {
+            "client_id": ZENDESK_ID, "client_secret": ZENDESK_SECRET, "token_file": str(self._folder / "tokens.json"),
+            "url": self.sandbox.url, "hold_back": 1.0, "poll": 0.02, "rate": 10_000, "exports": 1_000_000, "page": 20,
+            "ledger": str(self._folder / "budgets.db"), "read_lag": 0.2,
+        }  # fmt: skip
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.sandbox.stop()
+
+    def put(self, key: str | None, name: str) -> str:
+        if key is None:
+            return str(self.sandbox.account.create("tickets", {"subject": name})["id"])
+        self.sandbox.account.update("tickets", int(key), {"subject": name})
+        return key
+
+    def delete(self, key: str) -> None:
+        self.sandbox.account.delete("tickets", int(key))
+
+    def rows(self) -> dict[str, str]:
+        return {str(row["id"]): row["subject"] for row in self.sandbox.account.rows("tickets")}
+
+    def forget(self) -> None:
+        self.sandbox.exports.epoch += 1  # no cursor of earlier is accepted
+
+    def key_and_name(self, payload: dict[str, Any]) -> tuple[str, str | None]:
+        name = None if payload["operation"] == "delete" else payload["after"]["subject"]
+        return str(payload["primary_key"]["id"]), name
+
+
+STAGES: dict[
+    str,
+    type[OutboxStage] | type[StripeStage] | type[SalesforceStage] | type[NetSuiteStage] | type[ZendeskStage],
+] = {
     "outbox": OutboxStage, "stripe": StripeStage, "salesforce": SalesforceStage, "netsuite": NetSuiteStage,
+    "zendesk": ZendeskStage,
 }  # fmt: skip

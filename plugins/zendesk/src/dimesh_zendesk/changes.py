@@ -13,6 +13,8 @@ import msgspec
 from dimesh.spi.cdc import Before, Change, Operation
 from dimesh_zendesk.catalogue import Resource
 
+_RECENT: Final = 900
+"""The number of seconds for which a row may have been held back again and again since it was created."""
 Row = dict[str, Any]
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -108,23 +110,33 @@ def streamed_change(row: Row, resource: Resource, mark: int, read: float) -> Cha
     if is_deleted(row):
         return deleted_change(row, resource, stamp if stamp is not None else read)
     created = epoch(row.get("created_at"))
-    new = created is not None and (created > mark or created == mark == stamp)
+    operation = Operation.UPDATE
+    if resource.appends or (created is not None and (created > mark or created == mark == stamp)):
+        operation = Operation.INSERT
+    elif created is not None and created > mark - _RECENT:
+        # A new row that changes again while it is held back comes late: the engine knows whether it was published.
+        operation = Operation.SNAPSHOT
+    # A row counts as read now, and a change as made at its time.
+    when = read if operation is Operation.SNAPSHOT or stamp is None else stamp
     state = digest(row) if resource.way.value != "cursor" or stamp is None else stamp
     return Change(
         identity=f"{row.get(resource.key)}:{state}",
-        operation=Operation.INSERT if new or resource.appends else Operation.UPDATE,
+        operation=operation,
         object=resource.name,
         primary_key=key_of(row, resource),
         before=None,
         after=row,
-        timestamp=moment(stamp if stamp is not None else read),
+        timestamp=moment(when),
         sequence=str(stamp) if stamp is not None else None,
     )
 
 
 def deleted_change(row: Row, resource: Resource, when: float) -> Change:
     """Return the delete that a tombstone reports. A row may have two tombstones; both give the same identity."""
-    deleted = row.get("updated_at") if resource.name == "tickets" else "once"
+    deleted: Any = "once"
+    if resource.name == "tickets":  # it may be restored and deleted again
+        deleted = row.get("updated_at")
+        when = epoch(deleted) or when
     metadata = {"permanently_deleted": True} if row.get("permanently_deleted") else {}
     return Change(
         identity=f"{row.get(resource.key)}:deleted:{deleted}",

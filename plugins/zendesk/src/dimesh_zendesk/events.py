@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from dimesh.sourcekit.budget import Priority
@@ -16,8 +16,10 @@ log = logging.getLogger("dimesh.cdc.zendesk")
 _MOST: Final = 100_000
 """The largest number of events that wait for their ticket. Beyond it the oldest are dropped: their ticket is then published as it
 is, without the states between."""
-_FULL: Final = 1_000
-"""The number of rows of a full page (recorded)."""
+_MOST_USED: Final = 5_000
+"""The largest number of used events in a position; further ones may be published again, with the same identity."""
+_ORPHANED: Final = 900
+"""The number of seconds after which an event does not wait for its ticket any longer."""
 
 
 class TimedPage:
@@ -65,17 +67,22 @@ async def timed_page(client: Client, resource: Resource, start: int, priority: P
 class EventReader:
     """Reads the export of ticket events, and keeps those of tickets that have not come yet.
 
+    A ticket that changes again while it is held back comes late, and its earlier events have to wait for it.
+
     Args:
         client: sends the requests.
-        since: the time up to which events are accounted for.
+        since: the time up to which all events were used.
+        used: the events after that time that were used.
     """
 
-    def __init__(self, client: Client, since: int) -> None:
+    def __init__(self, client: Client, since: int, used: Iterable[int] = ()) -> None:
         self._client = client
         self._resource = RESOURCES["ticket_events"]
         self._since = since
         self._next = since + 1
         self._read = since
+        self._used: dict[int, int] = dict.fromkeys(used, since + 1)
+        """The time of each event after ``since`` that was used; of those of the position, it is not known."""
         self._last: set[Any] = set()
         self._waiting: dict[Any, list[Row]] = {}
         self._count = 0
@@ -83,61 +90,67 @@ class EventReader:
     async def read_until(self, moment: int) -> None:
         """Read all events up to a second."""
         while self._read < moment:
-            async for rows in self._pages(moment):
-                self._keep(rows)
-
-    async def _pages(self, moment: int) -> AsyncIterator[list[Row]]:
-        while True:
             page = await timed_page(self._client, self._resource, self._next, Priority.STREAM)
             if page.stuck is not None:
                 log.warning(
-                    "more ticket events happened in the second %d than one page has: changes of their tickets may be published "
+                    "more ticket events happened in the second %d than a page has: changes of their tickets may be published "
                     "together", page.stuck,
                 )  # fmt: skip
-            yield page.rows
+            self._keep(page.rows)
             self._next = page.following
             if page.end or page.following > moment:
                 # Events are held back as tickets are: what is not here now of an earlier second does not come later.
                 self._read = moment
-                return
 
     def _keep(self, rows: list[Row]) -> None:
         fresh = [row for row in rows if row.get("id") not in self._last]
         if rows:
-            last = max(epoch(row.get("timestamp")) or 0 for row in rows)
-            self._last = {row.get("id") for row in rows if (epoch(row.get("timestamp")) or 0) >= last - 1}
+            last = max(map(_time, rows))
+            self._last = {row.get("id") for row in rows if _time(row) >= last - 1}
         for row in fresh:
-            if (epoch(row.get("timestamp")) or 0) > self._since:
+            id = row.get("id")
+            if id in self._used:
+                self._used[id] = _time(row)
+            elif _time(row) > self._since:
                 self._waiting.setdefault(row.get("ticket_id"), []).append(row)
                 self._count += 1
         while self._count > _MOST:
-            first = next(iter(self._waiting))
-            self._count -= len(self._waiting.pop(first))
+            self._drop(next(iter(self._waiting)))
 
-    def take(self, ticket: Any, until: int) -> list[Row]:
-        """Return the events of a ticket up to a second, oldest first, and forget them."""
+    def _drop(self, ticket: Any) -> list[Row]:
         found = self._waiting.pop(ticket, [])
         self._count -= len(found)
-        later = [row for row in found if (epoch(row.get("timestamp")) or 0) > until]
+        return found
+
+    def take(self, ticket: Any, until: int) -> list[Row]:
+        """Return the events of a ticket up to a second, oldest first, and count them as used."""
+        found = self._drop(ticket)
+        later = [row for row in found if _time(row) > until]
         if later:
             self._waiting[ticket] = later
             self._count += len(later)
-        taken = {row.get("id"): row for row in found if (epoch(row.get("timestamp")) or 0) <= until}
-        return sorted(taken.values(), key=lambda row: (epoch(row.get("timestamp")) or 0, row.get("id") or 0))
+        taken = {row.get("id"): row for row in found if _time(row) <= until}
+        self._used |= {int(row.get("id") or 0): _time(row) for row in taken.values()}
+        return sorted(taken.values(), key=lambda row: (_time(row), row.get("id") or 0))
 
-    @property
-    def oldest(self) -> float:
-        """The time of the oldest event whose ticket has not come; infinite if there is none."""
-        waiting = (rows[0] for rows in self._waiting.values())
-        return min((epoch(row.get("timestamp")) or 0 for row in waiting), default=float("inf"))
+    def settle(self, mark: int, shown: int | None) -> tuple[int, list[int]]:
+        """Return the time up to which all events were used, and the events after it that were.
 
-    def forget(self, until: int) -> None:
-        """Forget the events up to a second: all tickets up to it have come."""
-        self._since = max(self._since, until)
-        for ticket in list(self._waiting):
-            self._waiting[ticket] = [
-                row for row in self._waiting[ticket] if (epoch(row.get("timestamp")) or 0) > until
-            ]
-            if not self._waiting[ticket]:
-                del self._waiting[ticket]
-        self._count = sum(map(len, self._waiting.values()))
+        Args:
+            mark: the time up to which all tickets came, except those that changed again.
+            shown: the time up to which the export shows changes, if its end was reached; None: it has more pages. Events that
+                have waited for long by then are of tickets that do not come.
+        """
+        if shown is not None:
+            for ticket in [id for id, rows in self._waiting.items() if _time(rows[0]) < shown - _ORPHANED]:
+                self._drop(ticket)
+        oldest = min((_time(rows[0]) for rows in self._waiting.values()), default=mark + 1)
+        self._since = max(self._since, min(mark, oldest - 1))
+        self._used = {id: when for id, when in self._used.items() if when > self._since}
+        while len(self._used) > _MOST_USED:
+            del self._used[next(iter(self._used))]
+        return self._since, list(self._used)
+
+
+def _time(event: Row) -> int:
+    return epoch(event.get("timestamp")) or 0

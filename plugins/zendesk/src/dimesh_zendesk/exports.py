@@ -45,8 +45,8 @@ log = logging.getLogger("dimesh.cdc.zendesk")
 MARGIN: Final = 5
 """The number of seconds that a start time lies before what Zendesk still shows, so that it is never too recent."""
 _TOMBSTONES: Final = 200
-"""The number of deleted rows that a position remembers: a ticket is shown again when it is scrubbed, and a user when it is deleted
-for good."""
+"""The number of deleted rows that a position remembers: tickets are shown again when they are scrubbed, users when they are
+deleted for good."""
 _STUCK: Final = 3
 """The number of polls after which a cursor that does not move is an error."""
 
@@ -61,7 +61,9 @@ class ExportPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True
     mark: int
     """The time up to which all rows were returned: that of the last row."""
     since: int
-    """The time up to which ticket events are accounted for."""
+    """The time up to which all ticket events were used."""
+    used: list[int] = []
+    """The ticket events after that time that were used."""
     options: str = ""
     """What stands for the options of the ticket fields."""
     lost: str = ""
@@ -91,6 +93,20 @@ class Page(msgspec.Struct):
     end: bool
     """Whether there is no more for now."""
     answer: dict[str, Any]
+
+
+class Tombstones:
+    """The rows that the export shows as deleted, as the last snapshot saw them."""
+
+    def __init__(self) -> None:
+        self.ids: set[int] = set()
+        self.complete = False
+        """Whether one process has read all of the export."""
+
+    def begin(self) -> None:
+        """Begin a snapshot at its first row."""
+        self.ids.clear()
+        self.complete = True
 
 
 class Children(Protocol):
@@ -162,16 +178,30 @@ class Export:
                 break
         options = await self._watches.options() if self._about.name == "tickets" else ""
         lost = await self._watches.lost_until() if self._about.events else ""
-        return POSITIONS.encode(ExportPosition(cursor, start, mark, mark, options, lost))
+        return POSITIONS.encode(ExportPosition(cursor, start, mark, mark, [], options, lost))
+
+    async def tombstones(self) -> set[int]:
+        """Return the ids of all rows that the export shows as deleted. That costs as much as a snapshot."""
+        found: set[int] = set()
+        cursor = None
+        while True:
+            try:
+                page = await self._page(cursor, 0, Priority.SNAPSHOT)
+            except TooRecentError:
+                return found
+            found.update(int(row["id"]) for row in page.rows if is_deleted(row))
+            if page.end or page.cursor in (None, cursor):
+                return found
+            cursor = page.cursor
 
     async def snapshot(
-        self, resume: bytes | None, tombstones: set[int], children: Children | None = None
+        self, resume: bytes | None, tombstones: Tombstones, children: Children | None = None
     ) -> AsyncIterator[ChangeBatch]:
         """Yield the current rows.
 
         Args:
             resume: the position of an earlier batch.
-            tombstones: receives the ids of deleted rows.
+            tombstones: notes the deleted rows.
             children: yields the rows below those of the export in place of them.
         """
         at = PAGES.decode(resume, self._about.name) if resume is not None else None
@@ -180,14 +210,14 @@ class Export:
         until = at.until if at is not None else await self.shown()
         cursor = at.cursor if at is not None else None
         if at is None:
-            tombstones.clear()
+            tombstones.begin()
         while True:
             try:
                 page = await self._page(cursor, 0, Priority.SNAPSHOT)
             except TooRecentError:
                 return
             read = self._client.time()
-            tombstones.update(int(row["id"]) for row in page.rows if is_deleted(row))
+            tombstones.ids.update(int(row["id"]) for row in page.rows if is_deleted(row))
             last = stamp_of(page.rows[-1], self._resource) if page.rows else None
             # The pages end where the stream begins; without that, changes would keep a snapshot going for ever.
             done = page.end or page.cursor in (None, cursor) or (last is not None and last > until)
@@ -208,7 +238,7 @@ class Export:
         at = POSITIONS.decode(position, self._about.name)
         events = None
         if self._options.history and self._about.name == "tickets":
-            events = EventReader(self._client, at.since)
+            events = EventReader(self._client, at.since, at.used)
         stuck = 0
         while True:
             bell.clear()
@@ -255,12 +285,13 @@ class Export:
                 await events.read_until(mark)
             for row, stamp in zip(page.rows, stamps, strict=True):
                 items += self._changes(row, stamp, at, events, gone, read)
-        since = at.since
+        since, used = at.since, at.used
         if page.rows and events is not None:
-            if page.end:
-                events.forget(mark)
-            since = max(at.since, int(min(mark, events.oldest - 1)))
-        moved = replace(at, cursor=page.cursor or at.cursor, mark=mark, since=since, gone=gone[-_TOMBSTONES:])
+            shown = int(read - self._options.hold_back) if page.end else None
+            since, used = events.settle(mark, shown)
+        moved = replace(
+            at, cursor=page.cursor or at.cursor, mark=mark, since=since, used=used, gone=gone[-_TOMBSTONES:]
+        )
         return items, moved
 
     def _changes(

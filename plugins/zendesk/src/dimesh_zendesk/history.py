@@ -70,9 +70,10 @@ def _change(
         operation = Operation.DELETE
     elif before is not None and before.get("status") == "deleted":
         operation = Operation.UNDELETE
-    identity = f"event:{event.get('id')}"
+    identity, sequence = f"event:{event.get('id')}", f"{when}:{event.get('id')}"
     if operation is Operation.DELETE:
-        identity = deleted_change(after, resource, when).identity
+        tombstone = deleted_change(after, resource, when)
+        identity, sequence = tombstone.identity, tombstone.sequence or sequence
     changed: list[str] = []
     if before is not None and operation is not Operation.DELETE:
         changed = sorted(name for name, value in after.items() if before.get(name) != value)
@@ -85,7 +86,7 @@ def _change(
         before=before,
         after=None if operation is Operation.DELETE else after,
         timestamp=moment(when),
-        sequence=f"{when}:{event.get('id')}",
+        sequence=sequence,
         before_from=Before.DERIVED if before is not None else Before.NONE,
         changed_fields=changed,
         actor=str(updater) if isinstance(updater, int) and updater > 0 else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -80,9 +80,18 @@ class Lists:
             yield ChangeBatch(items, PAGES.encode(ListPosition(path or None)))
 
     async def rows(
-        self, resource: Resource, keys: Sequence[Mapping[str, Any]], tombstones: set[int]
+        self,
+        resource: Resource,
+        keys: Sequence[Mapping[str, Any]],
+        tombstones: Callable[[], Awaitable[set[int]]],
     ) -> Sequence[Change | None]:
-        """Return the current rows with these keys; see :class:`dimesh.spi.cdc.ReadsRows`."""
+        """Return the current rows with these keys; see :class:`dimesh.spi.cdc.ReadsRows`.
+
+        Args:
+            resource: the object.
+            keys: the primary keys.
+            tombstones: returns the ids of the rows that the export shows as deleted.
+        """
         if not (resource.single or resource.many):
             return [None] * len(keys)
         certain = await self._may_tell(resource)
@@ -105,18 +114,25 @@ class Lists:
         return user.get("role") == "admin"
 
     async def _many(
-        self, resource: Resource, keys: Sequence[Mapping[str, Any]], tombstones: set[int], certain: bool
+        self,
+        resource: Resource,
+        keys: Sequence[Mapping[str, Any]],
+        tombstones: Callable[[], Awaitable[set[int]]],
+        certain: bool,
     ) -> list[Change | None]:
         ids = [str(key[resource.key]) for key in keys]
         answer = await self._client.get(resource.many, {"ids": ",".join(ids)}, Priority.STREAM, resource.name)
         read = self._client.time()
         rows = {str(row.get(resource.key)): row for row in answer.get(resource.field) or ()}
         found: list[Change | None] = []
+        gone: set[int] = set()
+        if resource.deletes is Deletes.EXPORT and not rows.keys() >= set(ids):
+            gone = await tombstones()
         for id, key in zip(ids, keys, strict=True):
             row = rows.get(id)
             if row is not None and not is_deleted(row):
                 found.append(snapshot_change(row, resource, read))
-            elif row is not None or (id.isdigit() and int(id) in tombstones):
+            elif row is not None or (id.isdigit() and int(id) in gone):
                 found.append(gone_change(key, resource, read))
             elif resource.deletes is Deletes.EXPORT:
                 # A deleted row has a tombstone in the export; what is only absent may be archived, or out of reach.

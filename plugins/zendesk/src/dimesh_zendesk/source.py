@@ -17,7 +17,7 @@ from dimesh_zendesk.checks import check
 from dimesh_zendesk.children import ChildReader
 from dimesh_zendesk.client import Client
 from dimesh_zendesk.descriptions import schema
-from dimesh_zendesk.exports import Export
+from dimesh_zendesk.exports import Export, Tombstones
 from dimesh_zendesk.late import LateList
 from dimesh_zendesk.lists import Lists
 from dimesh_zendesk.options import ZendeskOptions
@@ -57,8 +57,7 @@ class ZendeskSource:
         self._watches = Watches(options, clock, self._client)
         self._lists = Lists(self._client)
         self._bells = Bells(clock, options.hold_back)
-        self._tombstones: dict[str, set[int]] = {}
-        """The deleted rows that the last snapshot of an object saw."""
+        self._tombstones: dict[str, Tombstones] = {}
 
     async def open(self) -> None:
         """Connect, and check the credentials."""
@@ -123,7 +122,7 @@ class ZendeskSource:
         elif resource.way is Way.LATE:
             batches = self._late(resource).snapshot(resume)
         else:
-            gone = self._tombstones.setdefault(object, set())
+            gone = self._tombstones.setdefault(object, Tombstones())
             batches = self._export(resource).snapshot(resume, gone, self._children(resource))
         async with aclosing(cast(Any, batches)) as opened:
             async for batch in opened:
@@ -165,7 +164,15 @@ class ZendeskSource:
 
     async def read_rows(self, object: str, keys: Sequence[Mapping[str, Any]]) -> Sequence[Change | None]:
         """Return the current rows; see :class:`dimesh.spi.cdc.ReadsRows`."""
-        return await self._lists.rows(resource_of(object), keys, self._tombstones.get(object, set()))
+        resource = resource_of(object)
+
+        async def tombstones() -> set[int]:
+            known = self._tombstones.setdefault(object, Tombstones())
+            if not known.complete:  # another process began the snapshot
+                known.ids, known.complete = await self._export(resource).tombstones(), True
+            return known.ids
+
+        return await self._lists.rows(resource, keys, tombstones)
 
     def relist_interval(self, object: str) -> float | None:
         """Return the interval at which all rows are listed again; see :class:`dimesh.spi.cdc.Relists`."""

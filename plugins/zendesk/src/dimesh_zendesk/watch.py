@@ -44,8 +44,8 @@ class Watches:
         self._client = client
         self._lock = asyncio.Lock()
         self._next_look = 0.0
-        self._lost: list[tuple[str, str]] = []
-        """The time and the state of each invocation that did not arrive, oldest first."""
+        self._lost: list[tuple[str, str, str]] = []
+        """The time, the id and the state of each invocation that did not arrive, oldest first."""
         self._refused = False
         self._next_options = 0.0
         self._values: frozenset[str] | None = None
@@ -108,7 +108,7 @@ class Watches:
             if self._clock.monotonic() >= self._next_look:
                 await self._look()
                 self._next_look = self._clock.monotonic() + self._given.webhook_look
-        fresh = [(when, state) for when, state in self._lost if when > reported]
+        fresh = [(when, state) for when, _, state in self._lost if when > reported]
         if not fresh:
             return None
         counts = {state: sum(1 for _, other in fresh if other == state) for _, state in fresh}
@@ -133,10 +133,10 @@ class Watches:
         except SourceUnavailableError as error:
             log.warning("whether all webhooks arrived is unknown for now: %s", error)
 
-    async def _invocations(self) -> list[tuple[str, str]]:
+    async def _invocations(self) -> list[tuple[str, str, str]]:
         path = f"webhooks/{self._given.webhook_id}/invocations"
         params = {"page[size]": "100", "sort": "-latest_completed_at"}
-        found: list[tuple[str, str]] = []
+        found: list[tuple[str, str, str]] = []
         newest = self._lost[-1][0] if self._lost else ""
         for _ in range(_MOST_PAGES):
             answer = await self._client.get(path, params, Priority.STREAM, _ABOUT, retry_for=0.0)
@@ -145,7 +145,7 @@ class Watches:
                 state = str(row.get("status") or "").lower()
                 when = str(row.get("latest_completed_at") or row.get("created_at") or "")
                 if state in _NEVER_SENT or state in _FAILED:
-                    found.append((when, state.replace("_", " ")))
+                    found.append((when, str(row.get("id")), state.replace("_", " ")))
             path, params = next_page(answer), {}
             if not path or (rows and newest and str(rows[-1].get("latest_completed_at") or "") <= newest):
                 break
