@@ -55,6 +55,7 @@ def test_the_registry_of_the_settings_is_served_until_sigterm(tmp_path: Path) ->
     assert not any(secret in log for secret in ("hunter2", "s3cret"))
 
 
+@pytest.mark.slow
 def test_credentials_come_from_the_environment(
     dimesh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_schema_of_a_class_allows_what_the_class_allows(dimesh: Any, tmp_path:
     assert "has no 'Nobody'" in dimesh("schema", "infer", "--class", "models:Nobody", code=3).err
 
 
+@pytest.mark.slow
 def test_a_schema_of_the_events_of_a_topic(dimesh: Any, tmp_path: Path) -> None:
     def publish(type_: str, *payloads: dict[str, Any]) -> None:
         given = [part for payload in payloads for part in ("--payload", json.dumps(payload))]
@@ -140,6 +141,7 @@ def test_a_schema_of_the_events_of_a_topic(dimesh: Any, tmp_path: Path) -> None:
     assert "name one of FILE" in dimesh("schema", "infer", code=3).err
 
 
+@pytest.mark.slow
 def test_the_next_version_is_made_by_the_helpers(dimesh: Any, tmp_path: Path) -> None:
     (tmp_path / "order.json").write_text(json.dumps(ORDER))
     dimesh("schema", "register", SUBJECT, "order.json")

@@ -23,6 +23,8 @@ SUBJECT = "event.order.created"
 HANDLERS = """
 import json
 from pathlib import Path
+import pytest
+
 
 
 def take(event):
@@ -75,6 +77,7 @@ def test_a_backlog_is_handled_after_a_compatible_change(dimesh: Any, tmp_path: P
     assert '"currency" is a required property' in publish(dimesh, {"id": 9}, code=6).err
 
 
+@pytest.mark.slow
 def test_with_warn_an_invalid_event_is_handled_and_reported(dimesh: Any, tmp_path: Path) -> None:
     port = free_port()
     mesh(tmp_path, 'publish = "warn"\nconsume = "warn"', f"[http]\nlisten = '127.0.0.1:{port}'\n")
@@ -88,6 +91,7 @@ def test_with_warn_an_invalid_event_is_handled_and_reported(dimesh: Any, tmp_pat
     assert dimesh("--output", "json", "dlq", "list").json == []
 
 
+@pytest.mark.slow
 def test_with_dead_letter_an_invalid_event_is_dead_lettered(dimesh: Any, tmp_path: Path) -> None:
     """Before a handler, and at publish as well if the rule says so."""
     mesh(tmp_path, 'publish = "off"\nconsume = "dead-letter"')
@@ -107,6 +111,7 @@ def test_with_dead_letter_an_invalid_event_is_dead_lettered(dimesh: Any, tmp_pat
     assert [one["handler"] for one in letters][1:] == ["(publish)"]
 
 
+@pytest.mark.slow
 def test_rules_that_are_wrong_are_refused_at_the_start(dimesh: Any, tmp_path: Path) -> None:
     mesh(tmp_path, 'publish = "drop"')
     assert "schemas.0.publish" in dimesh("topics", "list", code=3).err
@@ -114,6 +119,7 @@ def test_rules_that_are_wrong_are_refused_at_the_start(dimesh: Any, tmp_path: Pa
     assert "registry.policy" in dimesh("topics", "list", code=3).err
 
 
+@pytest.mark.slow
 def test_dead_letters_are_mended_by_a_version_of_their_schema(dimesh: Any, tmp_path: Path) -> None:
     mesh(tmp_path, 'publish = "dead-letter"')
     register(dimesh, tmp_path, OLD)

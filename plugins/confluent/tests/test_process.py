@@ -99,6 +99,7 @@ def eventually(check: Callable[[], Any], seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_schemas_are_listed_registered_and_checked(mesh: Path, server: tuple[ServerProcess, int]) -> None:
     assert "no subjects" in dimesh(mesh, "schema", "list")
     assert "version 1, id 1" in dimesh(mesh, "schema", "register", "event.order.created", "order.json")
