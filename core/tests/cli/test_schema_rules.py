@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .processes import eventually, free_port, get, running
 
 OLD: dict[str, Any] = {
