@@ -16,7 +16,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient, header_schema_
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
-from registry_server import hosted, registry_app
+from registry_server import Scripted, hosted, registry_app
 
 from dimesh import ConfluentSchemaRegistry, Event, EventHandler, EventMetadata, KafkaEventBus
 from dimesh.events.cloudevents import from_binary
@@ -139,6 +139,48 @@ async def test_the_bus_reads_what_confluents_serializer_writes(
     async with ConfluentSchemaRegistry(url) as registry:
         schema = (await registry.registered(f"{topic}-value", 1)).schema
     assert schema.decode(event.data) == VALUE
+
+
+async def test_messages_with_an_unknown_schema_wait_for_the_registry(
+    kafka: KafkaCluster, namespace: str, fast: dict[str, Any]
+) -> None:
+    app, asked, down = registry_app(), asyncio.Event(), False
+
+    async def switched(scope: Any, receive: Any, send: Any) -> None:
+        if not down:
+            await app(scope, receive, send)
+            return
+        asked.set()
+        await Scripted(lambda request: (503, {}))(scope, receive, send)
+
+    def serialized() -> bytes | None:
+        with SchemaRegistryClient({"url": url}) as client:
+            context = SerializationContext(topic, MessageField.VALUE)
+            return JSONSerializer(json.dumps(ORDER), client)(VALUE, context)
+
+    def publish(value: bytes | None) -> None:
+        producer = confluent_kafka.Producer({"bootstrap.servers": kafka.servers()})
+        producer.produce(topic, value)
+        assert producer.flush(30) == 0
+
+    topic = f"waiting-{uuid4().hex[:8]}"
+    handled: asyncio.Queue[Event] = asyncio.Queue()
+    async with (
+        hosted(switched) as url,
+        ConfluentSchemaRegistry(url, retry_for=0.1) as registry,
+        KafkaEventBus(
+            kafka.servers(), internal=namespace, registry=registry, wire="confluent", schemas=[], **fast
+        ) as bus,
+    ):
+        value = await asyncio.to_thread(serialized)
+        down = True
+        await bus.subscribe(topic, EventHandler(handled.put), "readers", start=StartAt.EARLIEST)
+        await asyncio.to_thread(publish, value)
+        await asyncio.wait_for(asked.wait(), 60)
+        assert handled.empty()
+        down = False
+        event = await asyncio.wait_for(handled.get(), 60)
+    assert event.payload == VALUE
 
 
 async def test_a_mesh_of_a_file_publishes_framed_payloads(
