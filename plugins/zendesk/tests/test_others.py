@@ -13,6 +13,7 @@ from dimesh.cdc import SourceConnector
 from dimesh.errors import SourceObjectError
 from dimesh.spi.cdc import Change, Gap, Operation
 from dimesh_contracts.waiting import deadline, until
+from dimesh_zendesk.catalogue import RESOURCES, Way
 from dimesh_zendesk.sandbox import ZendeskSandbox
 from dimesh_zendesk.source import ZendeskSource
 
@@ -475,3 +476,44 @@ async def test_an_empty_account(
         async with deadline():
             found, _ = await read(source, object, position, ends(id))
         assert [c.operation for c in found] == [Operation.INSERT]
+
+
+async def test_identities_follow_their_user(
+    sandbox: ZendeskSandbox, new_source: New, read: Callable[..., Any], snapshot: Callable[..., Any]
+) -> None:
+    account = sandbox.account
+    user = account.create("users", {"name": "a"})["id"]
+    account.identities[user] = [
+        {"id": 5, "type": "email", "value": "a@example.com", "created_at": "2020-01-01T00:00:00Z"}
+    ]
+    source = new_source()
+    await source.open()
+    account.advance(MINUTE)
+    position = await source.position("user_identities")
+    assert [row["user_id"] for row in await snapshot(source, "user_identities")] == [user]
+    account.identities[user].append({"id": 6, "type": "phone_number", "value": "1", "created_at": None})
+    account.update("users", user, {"phone": "1"})
+    account.advance(MINUTE)
+    found, _ = await read(source, "user_identities", position, ends(6))
+    assert [c.primary_key["id"] for c in found] == [5, 6]
+
+
+async def test_suspended_tickets_expire(sandbox: ZendeskSandbox, captured: Captured) -> None:
+    """They have ids of their own, and are deleted unreviewed after 14 days."""
+    id = sandbox.account.create("suspended_tickets", {"subject": "spam"})["id"]
+    await captured.connector.start(["suspended_tickets"])
+    await until(lambda: captured.told() == [("snapshot", id)])
+    sandbox.account.delete("suspended_tickets", id)
+    await until(lambda: captured.told() == [("snapshot", id), ("delete", id)])
+
+
+async def test_each_object_of_the_catalogue_has_a_position_and_a_snapshot(
+    sandbox: ZendeskSandbox, new_source: New, snapshot: Callable[..., Any]
+) -> None:
+    source = new_source()
+    await source.open()
+    for name in RESOURCES:
+        assert await source.position(name)
+        assert await snapshot(source, name) == []
+        interval = source.relist_interval(name)
+        assert (interval is not None) is (RESOURCES[name].way is Way.LISTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -401,3 +402,20 @@ async def test_a_repair_that_another_process_began_finds_all_deletes(story: Stor
         pass
     found = await second.read_rows("tickets", [{"id": ids[n]} for n in (0, 1, 29)])
     assert [change.operation for change in found] == [Operation.DELETE, Operation.SNAPSHOT, Operation.DELETE]
+
+
+async def test_the_export_is_a_record_of_deletes(story: Story, new_source: New) -> None:
+    """Used by a repair where no rows are stored."""
+    old, new = (story.account.create("tickets", {"subject": name})["id"] for name in "ab")
+    await story.begin()
+    story.account.delete("tickets", old)
+    story.account.advance(10_000)
+    since = datetime.fromtimestamp(story.account.now(), UTC)
+    story.account.delete("tickets", new)
+    story.account.advance(MINUTE)
+    recent = [c async for batch in story.source.deleted("tickets", since) for c in batch.items]
+    assert summary(recent) == [("delete", new)]
+    ever = [c async for batch in story.source.deleted("tickets", None) for c in batch.items]
+    assert summary(ever) == [("delete", old), ("delete", new)]
+    with pytest.raises(SourcePositionLostError, match="no record"):
+        await anext(story.source.deleted("macros", None))

@@ -25,6 +25,7 @@ from dimesh_zendesk.catalogue import Resource
 from dimesh_zendesk.changes import (
     SCRUB_SLACK,
     Row,
+    deleted_change,
     epoch,
     is_deleted,
     is_scrubbed,
@@ -192,6 +193,23 @@ class Export:
             found.update(int(row["id"]) for row in page.rows if is_deleted(row))
             if page.end or page.cursor in (None, cursor):
                 return found
+            cursor = page.cursor
+
+    async def deleted(self, since: int) -> AsyncIterator[ChangeBatch]:
+        """Yield the deletes that the export shows from a time on; it shows those of all times."""
+        cursor = None
+        while True:
+            try:
+                page = await self._page(cursor, since, Priority.SNAPSHOT)
+            except TooRecentError:
+                return
+            rows = [row for row in page.rows if is_deleted(row)]
+            yield ChangeBatch(
+                [deleted_change(row, self._resource, stamp_of(row, self._resource) or since) for row in rows],
+                b"",
+            )
+            if page.end or page.cursor in (None, cursor):
+                return
             cursor = page.cursor
 
     async def snapshot(

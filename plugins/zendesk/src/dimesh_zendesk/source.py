@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from dimesh.capabilities import Capabilities, Capability, Support
 from dimesh.clock import Clock
 from dimesh.contact import report_delivered
-from dimesh.errors import ConfigurationError
+from dimesh.errors import ConfigurationError, SourcePositionLostError
 from dimesh.sourcekit.budget import Priority
 from dimesh.spi.cdc import Change, ChangeBatch, CheckResult
 from dimesh_zendesk.catalogue import RESOURCES, Resource, Way, resource_of
+from dimesh_zendesk.changes import SCRUB_SLACK
 from dimesh_zendesk.checks import check
 from dimesh_zendesk.children import ChildReader
 from dimesh_zendesk.client import Client
@@ -173,6 +175,19 @@ class ZendeskSource:
             return known.ids
 
         return await self._lists.rows(resource, keys, tombstones)
+
+    async def deleted(self, object: str, since: datetime | None) -> AsyncIterator[ChangeBatch]:
+        """Yield the deletes that the export has a record of; see :class:`dimesh.spi.cdc.DeletionLog`."""
+        resource = resource_of(object)
+        if resource.way is not Way.CURSOR:
+            raise SourcePositionLostError(
+                f"Zendesk keeps no record of deleted {object}: deletes may be missing"
+            )
+        # The first tombstone of a ticket may lie behind its delete.
+        begin = int(since.timestamp()) - SCRUB_SLACK if since is not None else 0
+        async with aclosing(cast(Any, self._export(resource).deleted(max(begin, 0)))) as batches:
+            async for batch in batches:
+                yield batch
 
     def relist_interval(self, object: str) -> float | None:
         """Return the interval at which all rows are listed again; see :class:`dimesh.spi.cdc.Relists`."""
