@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from capture.history import History
-from capture.stages import STAGES, SalesforceStage, StripeStage
+from capture.stages import STAGES, SalesforceStage, StripeStage, ZendeskStage
 
 from dimesh import EventBus, EventBusFactory, SqliteCDCStore, StartAt
 from dimesh.cdc import SourceConnector
@@ -132,8 +132,48 @@ async def stripe(stack: AsyncExitStack, tmp_path: Path) -> Running:
 
 
 @pytest.fixture
+async def zendesk(stack: AsyncExitStack, tmp_path: Path) -> Running:
+    return Running(await stack.enter_async_context(ZendeskStage(tmp_path)), tmp_path)
+
+
+@pytest.fixture
 async def salesforce(stack: AsyncExitStack, tmp_path: Path) -> Running:
     return Running(await stack.enter_async_context(SalesforceStage(tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "rate_limit", "times": 8, "retry_after": 2.0},
+        {"kind": "error", "status": 503, "times": 6},
+        {"kind": "error", "status": 409, "times": 6},
+        {"kind": "hang", "times": 3},
+        {"kind": "truncated", "times": 5},
+        {"kind": "malformed", "times": 5},
+        {"kind": "reset", "times": 5},
+        {"kind": "proxy", "status": 404, "times": 5},
+        {"kind": "same_cursor", "path": "/api/v2/incremental/tickets", "times": 5},
+    ],
+    ids=lambda f: f"{f['kind']}{f.get('status', '')}",
+)
+@pytest.mark.slow
+async def test_zendesk_storms(zendesk: Running, stack: AsyncExitStack, fault: dict[str, Any]) -> None:
+    """Faults in the snapshot and in the stream, while changes go on, and access tokens expire."""
+    sandbox = zendesk.stage.sandbox
+    zendesk.change(60)
+    await zendesk.start(stack, timeout=0.5, retry_for=5.0)
+    sandbox.faults.plan(**fault)
+    while zendesk.status()["phase"] != "stream":
+        zendesk.change()
+        await asyncio.sleep(0.01)  # the number of rounds of changes
+    await zendesk.streaming()
+    sandbox.faults.plan(**fault)
+    sandbox.oauth.expire()
+    while sandbox.faults.planned:
+        zendesk.change()
+        await asyncio.sleep(0.01)  # the number of rounds of changes
+    await zendesk.settled()
+    assert zendesk.history.gaps == 0
 
 
 @pytest.mark.parametrize(
