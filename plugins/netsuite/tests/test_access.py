@@ -213,6 +213,16 @@ async def test_the_check_names_what_is_missing(sandbox: NetSuiteSandbox, source:
     assert (result.ok, len(result.problems)) == (False, 1)
 
 
+async def test_the_check_names_a_concurrency_that_is_too_high(
+    sandbox: NetSuiteSandbox, new_source: NewSource
+) -> None:
+    sandbox.concurrency = 5
+    source = new_source(concurrency=5)
+    await source.open()
+    (problem,) = (await source.check()).problems
+    assert problem.startswith("concurrency is 5, and the account answers 5 requests at the same time")
+
+
 # -- options -------------------------------------------------------------------------------------------
 
 

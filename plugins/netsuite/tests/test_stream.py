@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -235,6 +236,59 @@ async def test_an_answer_that_is_cut_off(sandbox: NetSuiteSandbox, new_source: N
         sandbox.faults.clear()
     async with following(source, "customer", tape.position) as tape:
         assert len(await tape.changes()) == 40
+
+
+@pytest.mark.parametrize("kind", ["empty_page", "rubbish"])
+async def test_a_page_without_rows(sandbox: NetSuiteSandbox, source: NetSuiteSource, kind: str) -> None:
+    for n in range(40):
+        sandbox.account.create("customer", {"companyname": f"c{n}"})
+    await source.schema("customer")
+    sandbox.faults.plan(kind, path="/services/rest/query", times=2)
+    assert len(await listed(source, "customer")) == 40
+
+
+async def test_pages_that_are_too_large_for_a_gateway(
+    sandbox: NetSuiteSandbox, new_source: NewSource
+) -> None:
+    """Each attempt asks for half as many rows, and later ones for more again."""
+    source = new_source(retry_for=0.0, notes=False, deletes=False)
+    await source.open()
+    position = await source.position("customer")
+    for n in range(300):
+        sandbox.account.create("customer", {"companyname": f"c{n}"})
+    sandbox.slow_above = 100
+    names: list[str] = []
+    attempts = 0
+    while len(names) < 300:
+        attempts += 1
+        assert attempts < 60
+        try:
+            async with following(source, "customer", position) as tape:
+                stream = tape._stream
+                while len(names) < 300:
+                    batch = await anext(stream)
+                    position = batch.position
+                    names += [
+                        c.after["companyname"] for c in batch.items if isinstance(c, Change) and c.after
+                    ]
+        except SourceUnavailableError:
+            continue
+    assert names == [f"c{n}" for n in range(300)]
+
+
+async def test_a_page_that_stays_the_same(
+    sandbox: NetSuiteSandbox, new_source: NewSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(30):
+        sandbox.account.create("customer", {"companyname": f"c{n}"})
+    source = new_source(page=10)
+    await source.open()
+    run = sandbox.engine.run
+    monkeypatch.setattr(
+        sandbox.engine, "run", lambda q, *more: run(re.sub(r"WHERE .*(?= ORDER)", "", q), *more)
+    )
+    with pytest.raises(SourceUnavailableError, match="the same page of customer again and again"):
+        await listed(source, "customer")
 
 
 async def test_a_role_that_loses_a_table(sandbox: NetSuiteSandbox, source: NetSuiteSource) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from dimesh.errors import CredentialsError, SourceObjectError, SourceUnavailableError
 from dimesh.sourcekit.budget import Priority
 from dimesh.spi.cdc import CheckResult
-from dimesh_netsuite.client import CATALOG_PATH, Client, UnknownColumnError
+from dimesh_netsuite.client import CATALOG_PATH, LIMITS_PATH, Client, UnknownColumnError
 from dimesh_netsuite.deletes import Deletes
 from dimesh_netsuite.notes import Notes
 from dimesh_netsuite.options import NetSuiteOptions
@@ -72,6 +72,8 @@ class Checks:
                 )
         except (CredentialsError, SourceUnavailableError) as error:
             return CheckResult(False, {}, [str(error)])
+        if problem := await self._limit():
+            problems.append(problem)
         if self._options.deletes and (problem := await self._deletes.check()):
             problems.append(problem)
         if self._options.notes and (problem := await self._notes.check()):
@@ -82,6 +84,20 @@ class Checks:
             group = names[begin : begin + self._options.concurrency]
             obstacles += await asyncio.gather(*(self._obstacle(name) for name in group))
         return CheckResult(not problems, dict(zip(names, obstacles, strict=True)), problems)
+
+    async def _limit(self) -> str:
+        """Return why the option ``concurrency`` is too high; empty: it is not, or the account does not say its limit."""
+        try:
+            found = await self._client.get(LIMITS_PATH, Priority.CHECK, "the limits of the account")
+        except (SourceObjectError, SourceUnavailableError):
+            return ""
+        limit = found.get("accountConcurrencyLimit")
+        if not isinstance(limit, int) or self._options.concurrency < limit:
+            return ""
+        return (
+            f"concurrency is {self._options.concurrency}, and the account answers {limit} requests at the same time, of all "
+            "integrations together: set concurrency to less"
+        )
 
     async def _obstacle(self, name: str) -> str:
         """Return why a table cannot be read; empty: it can."""

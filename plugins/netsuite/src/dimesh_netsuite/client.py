@@ -133,6 +133,10 @@ class Client:
         found = await self._send(
             "POST", QUERY_PATH, params, priority, about, {"q": sql}, {"prefer": "transient"}
         )
+        if "hasMore" not in found:
+            raise SourceUnavailableError(
+                f"NetSuite answered {about} with something that is not a page of rows"
+            )
         rows = found["items"]
         total = found.get("totalResults")
         more = bool(found.get("hasMore"))
@@ -226,10 +230,15 @@ class Client:
             return self._moved(answer)
         if status == 200:
             found = answer.json()
-            if not isinstance(found, dict) or (
-                "hasMore" in found and not isinstance(found.get("items"), list)
-            ):
-                raise ValueError("it is not a page of rows")
+            if not isinstance(found, dict):
+                raise ValueError("it is not an object")
+            if "hasMore" in found:
+                items = found.get("items")
+                if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                    raise ValueError("it is not a page of rows")
+                if found["hasMore"] and not items:
+                    # A reader would take this page for the last one, and leave out the rest.
+                    return Retry("a page without rows that says that there are more")
             return None
         code, message = _error(answer)
         reason = f"HTTP {status}: {message}"

@@ -29,6 +29,8 @@ from dimesh_netsuite.suiteql import (
 AT_ONCE: Final = 500
 """The largest number of keys in one query; a list of Oracle's holds 1,000."""
 _TRIES: Final = 4
+_SMALLEST: Final = 10
+"""The smallest size of a page."""
 
 
 class RowPage(NamedTuple):
@@ -48,6 +50,8 @@ class Reader:
     def __init__(self, options: NetSuiteOptions, client: Client, columns: ColumnFinder) -> None:
         self._options = options
         self._client = client
+        self._limits: dict[str, int] = {}
+        """The size of a page that a table's queries are answered in time with, where it is smaller than the option."""
         self.columns = columns
 
     async def page(
@@ -56,7 +60,7 @@ class Reader:
         """Return the rows that follow a key, in the order of keys."""
         order = [f"t.{name}" for name in table.keys]
         where = [after(order, [number(part) for part in last])] if last is not None else []
-        return await self._page(table, where, order, priority, limit)
+        return _moved(table, await self._page(table, where, order, priority, limit), last)
 
     async def changed(
         self, table: Table, stamp: str, cursor: tuple[str, Key] | None, priority: Priority
@@ -75,7 +79,8 @@ class Reader:
         where = [since(table.stamp, stamp if cursor is None else cursor[0])]
         if cursor is not None:
             where.append(after(order, [text(cursor[0]), *(number(part) for part in cursor[1])]))
-        return await self._page(table, where, order, priority)
+        page = await self._page(table, where, order, priority)
+        return _moved(table, page, cursor[1] if cursor is not None and page.stamp == cursor[0] else None)
 
     async def by_keys(self, table: Table, keys: Sequence[Key], priority: Priority) -> dict[Key, Read]:
         """Return the rows of keys, by key; a row that is not visible is left out."""
@@ -165,8 +170,17 @@ class Reader:
     ) -> RowPage:
         for tried in range(_TRIES):
             columns = await self.columns.of(table, priority)
+            most = limit or self._limits.get(table.name, self._options.page)
             try:
-                return await self._whole_page(columns, where, order, priority, limit or self._options.page)
+                page = await self._whole_page(columns, where, order, priority, most)
+                if limit is None and most < self._options.page:
+                    self._limits[table.name] = min(most * 2, self._options.page)
+                return page
+            except SourceUnavailableError:
+                # Some queries are answered in time only if they have few rows: the next attempt asks for half as many.
+                if limit is None:
+                    self._limits[table.name] = max(most // 2, min(_SMALLEST, self._options.page))
+                raise
             except UnknownColumnError:
                 # A field was removed, or the role has lost the permission to see it.
                 self.columns.forget(table)
@@ -224,6 +238,13 @@ class Reader:
         raise SourceUnavailableError(
             f"{len(pending)} rows of {table.name} changed again and again while they were read"
         )
+
+
+def _moved(table: Table, page: RowPage, last: Key | None) -> RowPage:
+    """Return a page, unless it ends at the row after which it was to begin: reading would never end."""
+    if page.last is not None and page.last == last:
+        raise SourceUnavailableError(f"NetSuite answers with the same page of {table.name} again and again")
+    return page
 
 
 def _selected(columns: Columns, part: Sequence[Column]) -> list[str]:

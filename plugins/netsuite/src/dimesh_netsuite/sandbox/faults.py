@@ -8,7 +8,7 @@ from dimesh.sourcekit.sandbox import Fault, Status, TransportFault
 
 Kind = Literal[
     TransportFault, "error", "overload_429", "overload_400", "overload_401", "login", "login_attempt", "forbidden", "moved",
-    "cut_off", "bad_request",
+    "cut_off", "bad_request", "empty_page", "rubbish",
 ]  # fmt: skip
 TYPES: Final = {
     400: "15.5.1", 401: "15.5.2", 403: "15.5.4", 404: "15.5.5", 429: "15.5", 500: "15.6.1", 503: "15.6.4",
@@ -44,7 +44,9 @@ class NetSuiteFault(Fault, kw_only=True, forbid_unknown_fields=True):
     """One kind of failure of NetSuite's API, for the next requests.
 
     ``overload_429``, ``overload_400`` and ``overload_401`` are the disguises of an overload. ``cut_off`` is a page of a tenth of
-    its rows that says that there are no more, with the true total (reported). ``moved`` is a redirect to another host.
+    its rows that says that there are no more, with the true total (reported). ``empty_page`` is a page without rows
+    that says that there are more, ``rubbish`` one whose rows are none (no source for either). ``moved`` is a redirect to another
+    host.
     """
 
     kind: Kind

@@ -86,6 +86,8 @@ class NetSuiteSandbox(Sandbox[NetSuiteFault]):
         """The number of seconds after which an overload is disguised as a 401 (julbrs/netsuite-api-client #26)."""
         self.latency = 0.0
         """The number of seconds that a query takes."""
+        self.slow_above = 1_000
+        """The number of rows of a page above which a gateway gives up waiting for a query (504; no source)."""
         self.queries: list[str] = []
         """The queries so far, oldest first."""
 
@@ -136,10 +138,14 @@ class NetSuiteSandbox(Sandbox[NetSuiteFault]):
         return JSONResponse(body, status, headers)
 
     def distort(self, fault: NetSuiteFault, answer: Response) -> Response:
-        """Return a page of a tenth of its rows, for ``cut_off``."""
+        """Return a page that lacks rows: for ``cut_off`` nine of ten, for the others all."""
         body = json.loads(bytes(answer.body))
         if "items" not in body:
             return answer
+        if fault.kind == "rubbish":
+            return JSONResponse({**body, "items": ["no row"]})
+        if fault.kind == "empty_page":
+            return JSONResponse({**body, "items": [], "count": 0, "hasMore": True})
         items = body["items"][: max(len(body["items"]) // 10, 1)]
         return JSONResponse({**body, "items": items, "count": len(items), "hasMore": False})
 
@@ -205,6 +211,8 @@ class NetSuiteSandbox(Sandbox[NetSuiteFault]):
             await asyncio.sleep(self.latency)
         allowed = max(min(limit, CAP - offset), 0)
         result = self.engine.run(str(text), allowed, offset)
+        if len(result.rows) > self.slow_above:
+            raise QueryRefused("The gateway timed out.", "GATEWAY_TIMEOUT", 504)
         items: list[Row] = [
             {
                 "links": [],
