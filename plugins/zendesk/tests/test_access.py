@@ -249,7 +249,8 @@ async def test_check_names_the_role_that_is_missing(sandbox: ZendeskSandbox, new
     result = await source.check()
     assert not result.ok
     assert "role agent" in result.problems[0]
-    assert "Administrator" in result.objects["tickets"]
+    for name in ("tickets", "organizations", "ticket_metric_events", "ticket_comments"):
+        assert "Administrator" in result.objects[name]
     assert result.objects["groups"] == ""
 
 
@@ -348,3 +349,32 @@ async def test_the_email_of_the_token_is_needed(sandbox: ZendeskSandbox, new_sou
     await new_source(email=EMAIL, api_token=API_TOKEN).open()
     with pytest.raises(CredentialsError):
         await new_source(email="nobody@example.com", api_token=API_TOKEN).open()
+
+
+async def test_a_role_that_is_lost_in_the_middle_loses_no_change(
+    sandbox: ZendeskSandbox, new_source: New, read: Callable[..., Any]
+) -> None:
+    account = sandbox.account
+    source = new_source(**OAUTH)
+    await source.open()
+    account.advance(1_000)
+    position = await source.position("tickets")
+    first = account.create("tickets", {"subject": "a"})["id"]
+    account.advance(61)
+    stream = source.stream("tickets", position)
+    position = (await anext(stream)).position
+    sandbox.roles[1] = "agent"
+    account.update("tickets", first, {"subject": "b"})
+    account.delete("tickets", first)
+    account.advance(61)
+    with pytest.raises(SourceObjectError, match="administrator"):
+        await anext(stream)
+    sandbox.roles[1] = "admin"
+    second = account.create("tickets", {"subject": "c"})["id"]
+    account.advance(61)
+    found, _ = await read(source, "tickets", position, lambda item: item.primary_key["id"] == second)
+    assert [(c.operation.value, c.primary_key["id"]) for c in found] == [
+        ("update", first),
+        ("delete", first),
+        ("insert", second),
+    ]

@@ -118,7 +118,7 @@ def _sources(mesh: Mesh) -> dict[str, WebhookSource]:
     }
     if not found:
         raise ConfigurationError(
-            "no source of the settings receives webhooks; sources of the driver 'stripe' do"
+            "no source of the settings receives webhooks; sources of the drivers 'stripe' and 'zendesk' do"
         )
     return found
 
