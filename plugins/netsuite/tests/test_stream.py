@@ -203,6 +203,20 @@ async def test_a_column_that_goes_and_one_that_comes(
         assert [c.after["custentity_new"] for c in found if c.after] == ["2"]
 
 
+async def test_a_field_that_is_added(sandbox: NetSuiteSandbox, source: NetSuiteSource) -> None:
+    """The description, which the runner asks for every hour, finds it, and rows have it from then on."""
+    account = sandbox.account
+    first = account.create("customer", {"companyname": "a"})
+    async with following(source, "customer") as tape:
+        account.add_field("customer", "custentity_region")
+        schema = await source.schema("customer")
+        assert schema is not None
+        assert "custentity_region" in schema["properties"]
+        assert await tape.changes() == [], "an empty field that is new changed a row"
+        account.update("customer", first, {"custentity_region": "north"})
+        assert shown(await tape.changes(), "custentity_region") == [(UPDATE, "north")]
+
+
 async def test_dates_nulls_and_numbers(sandbox: NetSuiteSandbox, source: NetSuiteSource) -> None:
     """Dates never come in the display format, whatever the user prefers, and nothing is rounded."""
     account = sandbox.account

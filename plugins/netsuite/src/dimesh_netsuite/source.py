@@ -102,8 +102,10 @@ class NetSuiteSource:
     async def schema(self, object: str) -> Mapping[str, Any] | None:
         """Return a JSON Schema of an object's rows, as the role sees them."""
         table = table_of(object)
+        self._columns.forget(table)  # a field that was added since then is captured from now on
         found = schema_of(await self._columns.of(table))
         if self._lines.wanted(table):
+            self._columns.forget(LINE)
             line = schema_of(await self._columns.of(LINE))
             found["properties"][FIELD] = {"type": "array", "items": line}
         return found
