@@ -419,3 +419,39 @@ async def test_the_export_is_a_record_of_deletes(story: Story, new_source: New) 
     assert summary(ever) == [("delete", old), ("delete", new)]
     with pytest.raises(SourcePositionLostError, match="no record"):
         await anext(story.source.deleted("macros", None))
+
+
+async def test_events_that_lag_behind_their_tickets_are_not_published_again(
+    sandbox: ZendeskSandbox, new_source: New, read: Callable[..., Any]
+) -> None:
+    """The ticket is then published as it is, and its next change has the row before it."""
+    account = sandbox.account
+    source = new_source()
+    await source.open()
+    account.advance(1_000)
+    sandbox.exports.events_lag = 600.0
+    stream = source.stream("tickets", await source.position("tickets"))
+
+    async def changes(count: int) -> list[Any]:
+        found: list[Any] = []
+        async with deadline():
+            while len(found) < count:
+                found += (await anext(stream)).items
+        return found
+
+    id = account.create("tickets", {"subject": "a"})["id"]
+    account.update("tickets", id, {"subject": "b"})
+    account.advance(61)
+    (plain,) = await changes(1)
+    assert (plain.operation, plain.after["subject"]) == (Operation.INSERT, "b")
+    account.advance(600)
+    sandbox.exports.events_lag = 0.0
+    account.update("tickets", id, {"subject": "c"})
+    account.advance(61)
+    (change,) = await changes(1)
+    assert (change.operation, change.before["subject"], change.after["subject"]) == (
+        Operation.UPDATE,
+        "b",
+        "c",
+    )
+    await stream.aclose()

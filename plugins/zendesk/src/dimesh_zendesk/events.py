@@ -83,6 +83,8 @@ class EventReader:
         self._read = since
         self._used: dict[int, int] = dict.fromkeys(used, since + 1)
         """The time of each event after ``since`` that was used; of those of the position, it is not known."""
+        self._taken: dict[Any, int] = {}
+        """The time up to which the events of a ticket were taken: one that appears later was published with its ticket."""
         self._last: set[Any] = set()
         self._waiting: dict[Any, list[Row]] = {}
         self._count = 0
@@ -111,7 +113,7 @@ class EventReader:
             id = row.get("id")
             if id in self._used:
                 self._used[id] = _time(row)
-            elif _time(row) > self._since:
+            elif _time(row) > max(self._since, self._taken.get(row.get("ticket_id"), 0)):
                 self._waiting.setdefault(row.get("ticket_id"), []).append(row)
                 self._count += 1
         while self._count > _MOST:
@@ -124,6 +126,10 @@ class EventReader:
 
     def take(self, ticket: Any, until: int) -> list[Row]:
         """Return the events of a ticket up to a second, oldest first, and count them as used."""
+        self._taken.pop(ticket, None)
+        self._taken[ticket] = until
+        while len(self._taken) > _MOST:
+            del self._taken[next(iter(self._taken))]
         found = self._drop(ticket)
         later = [row for row in found if _time(row) > until]
         if later:

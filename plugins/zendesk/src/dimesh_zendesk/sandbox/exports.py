@@ -58,6 +58,8 @@ class Exports:
 
     def __init__(self, account: Account, hold_back: float = 60.0) -> None:
         self.hold_back = hold_back
+        self.events_lag = 0.0
+        """The number of seconds by which ticket events lag behind their tickets (unconfirmed)."""
         self.epoch = 0
         """The number of times that all cursors became invalid (no source: nothing says how long Zendesk accepts one)."""
         self._account = account
@@ -149,7 +151,8 @@ class Exports:
     ) -> list[tuple[int, Row]]:
         account = self._account
         if object == "ticket_events":
-            rows = [(row["timestamp"], row) for row in account.events if start <= row["timestamp"] <= until]
+            last = until - self.events_lag
+            rows = [(row["timestamp"], row) for row in account.events if start <= row["timestamp"] <= last]
             if "comment_events" not in params.get("include", ""):
                 rows = [(when, _without_bodies(row)) for when, row in rows]
             return sorted(rows, key=lambda pair: pair[0])
