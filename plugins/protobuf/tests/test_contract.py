@@ -10,6 +10,8 @@ from dimesh_protobuf import ProtobufLanguage, language
 
 
 class TestProtobuf(SchemaLanguageContract):
+    long = ("test_nothing_is_opened", "test_hostile_schemas_are_quick")
+
     @pytest.fixture
     def language(self) -> ProtobufLanguage:
         return language
