@@ -434,3 +434,20 @@ def test_defaults_of_a_recursive_schema_end_and_are_not_shared() -> None:
     assert filled == {"next": {}, "tags": []}
     filled["tags"].append(1)
     assert reader.decode(b"{}", WRITER.__class__("true", True))["tags"] == []
+
+
+def test_a_default_that_breaks_a_rule_about_the_document_is_left_out() -> None:
+    """Only it: the default of a required property is filled in all the same."""
+    reader = JsonSchema().parse(
+        json.dumps(
+            {
+                "type": "object",
+                "properties": {"a": {"default": 3}, "n": {"default": 0}},
+                "required": ["n"],
+                "dependencies": {"a": ["b"]},
+            }
+        )
+    )
+    writer = JsonSchema().parse('{"type": "object"}')
+    assert reader.decode(b"{}", writer) == {"n": 0}
+    assert reader.decode(b'{"b": 1}', writer) == {"b": 1, "a": 3, "n": 0}

@@ -145,8 +145,14 @@ class ParsedJsonSchema:
         # Nothing forces a default to satisfy its own schema: one that does not is not filled in.
         while problems := self._open.problems(filled):
             if not without_defaults(filled, value, [problem.path for problem in problems]):
-                self._open._refuse(filled, "the payload, read with the reader's schema,")
-        return filled
+                break
+        else:
+            return filled
+        # A default of an optional property may also break a rule about the whole document, such as a dependency.
+        needed = Reader(self.documents, required_only=True).fill(value)
+        if not self._open.is_valid(needed):
+            self._open._refuse(filled, "the payload, read with the reader's schema,")
+        return needed
 
     @cached_property
     def _reader(self) -> Reader:

@@ -18,10 +18,12 @@ class Reader:
 
     Args:
         documents: the reader's schema and what it refers to.
+        required_only: fill in only properties that are required.
     """
 
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, documents: Documents, required_only: bool = False) -> None:
         self._documents = documents
+        self._required_only = required_only
 
     def fill(self, value: Any) -> Any:
         """Return the value with the defaults of missing properties.
@@ -65,6 +67,8 @@ class Reader:
             below = self._documents.place(child, place)
             if name in filled:
                 filled[name] = self._fill(below, filled[name])
+            elif self._required_only and name not in schema.get("required", ()):
+                continue
             elif (default := self._default(below)) is not _NONE:
                 # A default is complete: filling it in turn might never end in a recursive schema.
                 filled[name] = copy.deepcopy(default)
