@@ -128,6 +128,16 @@ ONCE = (
     "--ignore-glob=*/test_month.py",
 )
 
+# What the tests of a distribution use, and the distribution itself does not need.
+TESTED_WITH = {
+    "core": ("core[http,sandbox]", ()),
+    "plugins/confluent": (
+        "core[http]",
+        ("plugins/avro", "plugins/protobuf"),
+    ),  # the registry that it talks to
+    "plugins/kafka": ("core[http]", ("plugins/avro", "plugins/confluent")),  # frames of payloads
+}
+
 
 def quick(session: nox.Session) -> tuple[str, ...]:
     """Return the selection of tests for the Python of the session."""
@@ -171,9 +181,8 @@ def _in_venv() -> dict[str, str]:
 @nox.parametrize("member", MEMBERS, ids=MEMBERS)
 def member(session: nox.Session, member: str) -> None:
     """Run the tests of one distribution, with the contract kit and what it declares."""
-    # The tests of the core use its extras; a plugin that needs one declares it.
-    core = "core[http,sandbox]" if member == "core" else "core"
-    editable(session, *dict.fromkeys((core, "contracts", *({member} - {"core"}))))
+    core, others = TESTED_WITH.get(member, ("core", ()))
+    editable(session, *dict.fromkeys((core, "contracts", *({member} - {"core"}), *others)))
     tests = ROOT / member / "tests"
     if any(tests.rglob("test_*.py")):
         session.run("pytest", *quick(session), str(tests), *session.posargs)
