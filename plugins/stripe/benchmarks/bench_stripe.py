@@ -98,7 +98,7 @@ async def _capture(hints: bool) -> tuple[float, float, float, list[float]]:
                     await asyncio.sleep(0.01)
                 url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
                 made = await http.post("/v1/webhook_endpoints", data={"url": url, "enabled_events[]": "*"})
-                receiver._secrets = [made.json()["secret"]]
+                receiver.secrets = [made.json()["secret"]]
             arrived: dict[str, float] = {}
 
             async def handle(event: Any) -> None:

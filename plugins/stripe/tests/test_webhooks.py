@@ -104,7 +104,7 @@ async def test_a_webhook_saves_the_wait(
     async with httpx.AsyncClient(base_url=sandbox.url, headers={"authorization": f"Bearer {KEY}"}) as client:
         made = await client.post("/v1/webhook_endpoints", data={"url": url, "enabled_events[]": "*"})
     secrets = [made.json()["secret"]]
-    receiver._secrets = secrets
+    receiver.secrets = secrets
     sandbox.webhooks.copies, sandbox.webhooks.shuffle = 2, True
     sandbox.account.create("customer", {"name": "first"})
     position = await source.position("customer")
@@ -133,7 +133,7 @@ async def test_a_disabled_endpoint_is_sent_nothing(
             data = {"url": await served(receiver), "enabled_events[]": "*"}
             made = (await client.post("/v1/webhook_endpoints", data=data)).json()
             assert made["status"] == "enabled"
-            receiver._secrets = [made["secret"]]
+            receiver.secrets = [made["secret"]]
             ids.append(made["id"])
         path = f"/v1/webhook_endpoints/{ids[0]}"
         assert (await client.post(path, data={"disabled": "true"})).json()["status"] == "disabled"

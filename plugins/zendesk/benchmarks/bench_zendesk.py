@@ -122,7 +122,7 @@ async def _capture() -> dict[str, Any]:
             }  # fmt: skip
             made = (await http.post("/api/v2/webhooks", json={"webhook": hook})).json()["webhook"]
             secret = (await http.get(f"/api/v2/webhooks/{made['id']}/signing_secret")).json()
-            receiver._secrets = [secret["signing_secret"]["secret"]]
+            receiver.secrets = [secret["signing_secret"]["secret"]]
             arrived: dict[str, float] = {}
 
             async def handle(event: Any) -> None:

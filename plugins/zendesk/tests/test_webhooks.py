@@ -152,7 +152,7 @@ async def test_a_webhook_wakes_the_stream_when_its_minute_is_over(new_source: Ne
             _, secret = await hooked(
                 sandbox, url, "zen:event-type:ticket.created", "zen:event-type:ticket.updated"
             )
-            receiver._secrets = [secret]
+            receiver.secrets = [secret]
             sandbox.webhooks.copies = 3
             position = await source.position("tickets")
             stream = source.stream("tickets", position)

@@ -9,16 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
-from typing import Final
 
-from dimesh.errors import CDCError
+from dimesh.sourcekit.webhooks import TOLERANCE, SignatureError
 
-TOLERANCE: Final = 300.0
-"""The greatest age of a signature in seconds."""
-
-
-class SignatureError(CDCError):
-    """A webhook was not signed by Stripe, or its signature is too old."""
+__all__ = ["SignatureError", "sign", "verify"]
 
 
 def sign(body: bytes, secrets: Sequence[str], timestamp: int) -> str:

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-TOLERANCE: Final = 300.0
-"""The greatest age of a signature in seconds; Zendesk prescribes none."""
+from dimesh.sourcekit.webhooks import TOLERANCE, SignatureError
+
+__all__ = ["SignatureError", "sign", "verify"]
+
 _WHEN: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
-
-
-class SignatureError(ValueError):
-    """A webhook was not signed by Zendesk, is too old, or is cut off."""
 
 
 def sign(body: bytes, timestamp: str, secret: str) -> str:
