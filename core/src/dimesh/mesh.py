@@ -141,9 +141,8 @@ class Mesh:
             )
         return self._lineage
 
-    @property
-    def recorded_lineage(self) -> LineageService:
-        """A service that reads what was recorded, also while another process records. Its user opens and closes it.
+    def lineage_reader(self) -> LineageService:
+        """Return a service that reads what was recorded, also while another process records. The caller opens and closes it.
 
         Raises:
             ConfigurationError: the driver of the settings keeps nothing that could be read.

@@ -13,7 +13,6 @@ import typer
 from dimesh.cli.context import run, state_of
 from dimesh.cli.exit_codes import ExitCode
 from dimesh.cli.times import parse_since
-from dimesh.errors import InvalidLineageError
 
 if TYPE_CHECKING:
     from dimesh.cli.context import State
@@ -57,7 +56,7 @@ def _group() -> None:
 @asynccontextmanager
 async def _opened(state: State) -> AsyncIterator[LineageService]:
     mesh = state.mesh()
-    service = mesh.recorded_lineage
+    service = mesh.lineage_reader()
     try:
         async with service:
             yield service
@@ -291,8 +290,6 @@ def prune(
 
 
 async def _prune(state: State, days: float) -> None:
-    if days != days:  # NaN
-        raise InvalidLineageError("days must be a number, 0 or more")
     mesh = state.mesh()
     try:
         gone = await mesh.lineage.prune_old_data(days)
