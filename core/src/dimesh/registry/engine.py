@@ -29,9 +29,6 @@ from dimesh.registry.model import (
 from dimesh.registry.parsing import SchemaParser
 from dimesh.registry.registered import RegisteredSchema
 from dimesh.registry.rules import (
-    COMPATIBILITY,
-    MODE,
-    POLICY,
     UNDECIDED_WHAT,
     OnUndecided,
     SubjectMode,
@@ -40,7 +37,10 @@ from dimesh.registry.rules import (
     value_of,
 )
 from dimesh.spi.registry import (
+    COMPATIBILITY,
     DEFAULT_CONTEXT,
+    MODE,
+    POLICY,
     DecidingStore,
     Reference,
     RegistryStore,

@@ -10,15 +10,13 @@ from typing import Any, Final, Self, TypeVar
 from dimesh.errors import ConfigurationError, NotPermittedError
 from dimesh.events.names import show
 from dimesh.registry.model import CompatibilityMode
+from dimesh.spi.registry import COMPATIBILITY, MODE, POLICY
 from dimesh.spi.schema import POLICIES
 
 E = TypeVar("E", bound=Enum)
 
-COMPATIBILITY: Final = "compatibility"
-POLICY: Final = "compatibilityPolicy"
 UNDECIDED: Final = "undecided"
 UNDECIDED_WHAT: Final = "treatment of undecided comparisons"
-MODE: Final = "mode"
 DEFAULT_MODE: Final = CompatibilityMode.BACKWARD
 
 

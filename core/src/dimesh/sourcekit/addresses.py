@@ -17,8 +17,8 @@ from dimesh.errors import SourceUnavailableError
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _PORTS: Final = {"http": 80, "https": 443}
 _LONGEST: Final = 16_384
-# Printable ASCII without the backslash: parsers of addresses disagree about everything else.
-_SAFE: Final = re.compile(r"[!-\[\]-~]+")
+SAFE: Final = re.compile(r"[!-\[\]-~]+")
+"""Printable ASCII without the backslash: parsers of addresses disagree about everything else."""
 
 
 class ForeignAddressError(SourceUnavailableError):
@@ -66,7 +66,7 @@ class Origin:
         Raises:
             ForeignAddressError: the address is neither.
         """
-        if len(address) <= _LONGEST and _SAFE.fullmatch(address):
+        if len(address) <= _LONGEST and SAFE.fullmatch(address):
             if address.startswith("/") and not address.startswith("//"):
                 return address.partition("#")[0]
             try:
@@ -93,7 +93,7 @@ def is_loopback(target: str) -> bool:
 
 def _split(address: str) -> tuple[Origin, str]:
     """Return the origin of a complete address, and its path with the query."""
-    if not _SAFE.fullmatch(address):
+    if not SAFE.fullmatch(address):
         raise ValueError("must consist of printable ASCII characters")
     parts = urlsplit(address)
     if parts.scheme not in _PORTS or not parts.hostname:

@@ -154,13 +154,7 @@ class SourceClient:
             ConfigurationError: ``ca_file`` cannot be read.
         """
         if self._http is None:
-            self._http = httpx.AsyncClient(
-                verify=_trust(self._options.ca_file),
-                timeout=None,  # noqa: S113 - the time limit of an attempt is on our clock
-                follow_redirects=False,
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                headers={"accept-encoding": ACCEPTED, "user-agent": "dimesh"},
-            )
+            self._http = connection_pool(trust(self._options.ca_file))
 
     async def close(self) -> None:
         """Close the connection pool; may be called twice."""
@@ -329,15 +323,49 @@ def _default_trust() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _trust(ca_file: str | None) -> ssl.SSLContext:
-    if root_certificates(ca_file) is None:
-        return _default_trust()
+def trust(
+    ca_file: str | None, certificate_file: str | None = None, certificate_key_file: str | None = None
+) -> ssl.SSLContext:
+    """Return the certificates that are trusted, and those that this client shows.
+
+    Args:
+        ca_file: a PEM file with the authorities to trust; None: the usual ones.
+        certificate_file: a PEM file with the certificate of this client, for mutual TLS.
+        certificate_key_file: a PEM file with its private key; None: that is in the file of the certificate.
+
+    Raises:
+        ConfigurationError: a file cannot be used.
+    """
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        if root_certificates(ca_file) is not None:
+            context = ssl.create_default_context(cafile=ca_file)
+        elif certificate_file is None:
+            return _default_trust()
+        else:
+            context = httpx.create_ssl_context()  # not the shared one, which shows no certificate
     except ssl.SSLError as error:
         raise ConfigurationError(
             f"ca_file {ca_file!r:.200} has no certificates in PEM form: {error}"
         ) from error
+    if certificate_file is not None:
+        try:
+            context.load_cert_chain(certificate_file, certificate_key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"certificate_file {certificate_file!r:.200} cannot be used: {describe(error)}"
+            ) from error
+    return context
+
+
+def connection_pool(context: ssl.SSLContext) -> httpx.AsyncClient:
+    """Return a client that follows no redirect, keeps no cookie, and asks for bodies that :func:`read_body` can limit."""
+    return httpx.AsyncClient(
+        verify=context,
+        timeout=None,  # noqa: S113 - the time limit of an attempt is on our clock
+        follow_redirects=False,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        headers={"accept-encoding": ACCEPTED, "user-agent": "dimesh"},
+    )
 
 
 def _refuse_constant(name: str) -> Any:

@@ -23,6 +23,25 @@ from dimesh.spi.schema import Verdict
 
 DEFAULT_CONTEXT: Final = "."
 
+COMPATIBILITY: Final = "compatibility"
+"""The setting of a scope that names the compatibility mode, in the words of Confluent's API."""
+POLICY: Final = "compatibilityPolicy"
+"""The setting that names the policy of comparisons, one of :data:`dimesh.spi.schema.POLICIES`."""
+MODE: Final = "mode"
+"""The setting that says what may be written: ``READWRITE``, ``READONLY`` or ``IMPORT``."""
+KEPT_SETTINGS: Final = (
+    "compatibilityGroup",
+    "normalize",
+    "alias",
+    "validateFields",
+    "validateRules",
+    "defaultMetadata",
+    "overrideMetadata",
+    "defaultRuleSet",
+    "overrideRuleSet",
+)
+"""Further settings of Confluent's API: a store keeps and returns them, and the engine gives them no effect."""
+
 
 def context_of(subject: str) -> str:
     """Return the context of a subject: ``.dev`` for ``:.dev:orders``, ``.`` for a plain name."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Final
 from urllib.parse import urlsplit
 
-from dimesh.sourcekit.addresses import is_loopback
-
-_SAFE: Final = re.compile(r"[!-\[\]-~]+")
-"""Printable ASCII without the backslash: parsers of addresses disagree about everything else."""
+from dimesh.sourcekit.addresses import SAFE, is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +28,7 @@ class Address:
         Raises:
             ValueError: the address has another form.
         """
-        if not _SAFE.fullmatch(text):
+        if not SAFE.fullmatch(text):
             raise ValueError("must be an address such as https://registry.example:8081")
         parts = urlsplit(text)
         if "@" in parts.netloc:

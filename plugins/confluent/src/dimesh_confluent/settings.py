@@ -8,30 +8,16 @@ from typing import Any, Final
 
 from dimesh.errors import ConfigurationError
 from dimesh.events.names import show
+from dimesh.spi.registry import COMPATIBILITY, KEPT_SETTINGS, MODE, POLICY
 from dimesh_confluent.answers import table
 from dimesh_confluent.failures import RefusalError
 from dimesh_confluent.transport import Transport
 
-COMPATIBILITY: Final = "compatibility"
-POLICY: Final = "compatibilityPolicy"
-MODE: Final = "mode"
-DEFAULTS: Final = {COMPATIBILITY: "BACKWARD", MODE: "READWRITE"}
-"""The global settings of a new registry. The API does not tell them from settings that were made, and they mean the same."""
-CONFIG: Final = (
-    COMPATIBILITY,
-    POLICY,
-    "compatibilityGroup",
-    "normalize",
-    "alias",
-    "validateFields",
-    "validateRules",
-    "defaultMetadata",
-    "overrideMetadata",
-    "defaultRuleSet",
-    "overrideRuleSet",
-)
+CONFIG: Final = (COMPATIBILITY, POLICY, *KEPT_SETTINGS)
 """The members of a configuration."""
 _POLICIES: Final = {"confluent": "STRICT", "confluent-lenient": "LENIENT"}
+DEFAULTS: Final = {COMPATIBILITY: "BACKWARD", MODE: "READWRITE"}
+"""The global settings of a new registry. The API does not tell them from settings that were made, and they mean the same."""
 
 
 class Scopes:

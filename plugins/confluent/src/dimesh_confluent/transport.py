@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import random
-import ssl
 from collections.abc import Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from dimesh.clock import Clock, time_limit
-from dimesh.errors import ConfigurationError, RegistryUnavailableError, describe
-from dimesh.sourcekit.bodies import ACCEPTED, BodyDecodingError, BodyTooLargeError, read_body
-from dimesh.sourcekit.http import httpx, root_certificates, seconds
+from dimesh.errors import RegistryUnavailableError, describe
+from dimesh.sourcekit.bodies import BodyDecodingError, BodyTooLargeError, read_body
+from dimesh.sourcekit.http import connection_pool, httpx, seconds, trust
 from dimesh_confluent.access import Access
 from dimesh_confluent.addresses import Address
 from dimesh_confluent.failures import TRANSIENT, RefusalError
@@ -71,12 +69,9 @@ class Transport:
             ConfigurationError: a file of certificates cannot be used.
         """
         if self._http is None:
-            self._http = httpx.AsyncClient(
-                verify=_trust(self._options),
-                timeout=None,  # the time limit of an attempt is on our clock
-                follow_redirects=False,
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                headers={"accept-encoding": ACCEPTED, "user-agent": "dimesh"},
+            options = self._options
+            self._http = connection_pool(
+                trust(options.ca_file, options.certificate_file, options.certificate_key_file)
             )
 
     async def close(self) -> None:
@@ -233,25 +228,3 @@ def _refusal(status: int, body: bytes) -> RefusalError:
     if not isinstance(code, int) or isinstance(code, bool):
         code = status
     return RefusalError(status, code, " ".join(message.split())[:_LONGEST_MESSAGE])
-
-
-def _trust(options: ConfluentOptions) -> ssl.SSLContext:
-    root_certificates(options.ca_file)  # states clearly that the file is missing
-    try:
-        context = (
-            httpx.create_ssl_context()
-            if options.ca_file is None
-            else ssl.create_default_context(cafile=options.ca_file)
-        )
-    except ssl.SSLError as error:
-        raise ConfigurationError(
-            f"ca_file {options.ca_file!r:.200} has no certificates in PEM form: {error}"
-        ) from error
-    if options.certificate_file is not None:
-        try:
-            context.load_cert_chain(options.certificate_file, options.certificate_key_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"certificate_file {options.certificate_file!r:.200} cannot be used: {describe(error)}"
-            ) from error
-    return context

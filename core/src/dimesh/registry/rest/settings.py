@@ -21,24 +21,20 @@ from dimesh.registry.rest.failures import (
 )
 from dimesh.registry.rest.requests import Request, context_name
 from dimesh.registry.rest.routing import Handler
-from dimesh.registry.rules import COMPATIBILITY, DEFAULT_MODE, MODE, POLICY, SubjectMode, value_of
-from dimesh.spi.registry import DEFAULT_CONTEXT, context_of, scopes_of
+from dimesh.registry.rules import DEFAULT_MODE, SubjectMode, value_of
+from dimesh.spi.registry import (
+    COMPATIBILITY,
+    DEFAULT_CONTEXT,
+    KEPT_SETTINGS,
+    MODE,
+    POLICY,
+    context_of,
+    scopes_of,
+)
 
 POLICIES: Final = {"confluent": "STRICT", "confluent-lenient": "LENIENT"}
 """The names on the wire of Confluent's own policies. Ours have none, so they are neither shown nor set here."""
-KEPT: Final = (
-    "compatibilityGroup",
-    "normalize",
-    "alias",
-    "validateFields",
-    "validateRules",
-    "defaultMetadata",
-    "overrideMetadata",
-    "defaultRuleSet",
-    "overrideRuleSet",
-)
-"""Settings that are kept and returned, and have no effect here."""
-CONFIG: Final = (COMPATIBILITY, POLICY, *KEPT)
+CONFIG: Final = (COMPATIBILITY, POLICY, *KEPT_SETTINGS)
 
 
 class Settings:
@@ -194,7 +190,7 @@ def _config(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as clients read them, without the level, which has two names."""
-    found = {key: settings[key] for key in KEPT if key in settings}
+    found = {key: settings[key] for key in KEPT_SETTINGS if key in settings}
     policy = settings.get(POLICY)
     policy = POLICIES.get(policy, policy) if isinstance(policy, str) else None
     if policy in POLICIES.values():
